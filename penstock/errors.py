@@ -1,0 +1,56 @@
+"""Every error a user can meet, as one tree.
+
+    PenstockError
+    ├── ConfigError          a recipe or an argument is wrong
+    ├── InputError           a source is missing, unreadable or holds the wrong columns
+    ├── DatasetError         a dataset folder is incomplete or does not match its manifest
+    │   └── OtherRecipeError the folder belongs to another recipe
+    ├── FolderInUseError     another process is writing into the folder
+    ├── StorageError         the disk is full, read-only or gone
+    ├── WorkerError          a worker process died or raised
+    └── MissingExtraError    an optional package is not installed
+
+A message says what was got, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of all errors that are the user's to mend; the command line prints it without a traceback."""
+
+
+class ConfigError(PenstockError):
+    """A recipe key, an override or an argument is not acceptable."""
+
+
+class InputError(PenstockError):
+    """A source cannot be found, opened or understood."""
+
+
+class DatasetError(PenstockError):
+    """A dataset folder has no manifest, or its files disagree with it."""
+
+
+class OtherRecipeError(DatasetError):
+    """The output folder was made by a recipe of another name."""
+
+
+class FolderInUseError(PenstockError):
+    """Another live process holds the folder."""
+
+
+class StorageError(PenstockError):
+    """Bytes could not be written: disk full, no permission, store unreachable."""
+
+
+class WorkerError(PenstockError):
+    """A worker died, or raised something that is not a PenstockError."""
+
+
+class MissingExtraError(PenstockError):
+    """An optional package is needed; the message carries the command that installs it."""
+
+    @classmethod
+    def of(cls, package: str, extra: str) -> MissingExtraError:
+        return cls(f"{package} is not installed; run: pip install 'penstock[{extra}]'")

@@ -1,0 +1,1 @@
+"""Prefect flows, one per verb; they order steps and pass paths."""

@@ -1,0 +1,313 @@
+"""Passes on Apache Beam: the same function over the same splits, spread by a Beam runner.
+
+    Create(count) | FlatMap(numbers) | Reshuffle | Map(run split number i) | CombineGlobally(sum)
+
+Each worker reads its split and writes its part straight to the store, so no text crosses a shuffle:
+what travels is the numbers of splits, out and back. The pass itself (work and splits) is a file in the
+run's folder that every worker reads once, checked against its sha256; the job's graph stays the same few
+kilobytes for any number of splits, below what runners accept. Receipts in the folder are the result.
+
+The local runner is named explicitly: Beam's own default may fetch another runner's binary.
+
+Price: one pipeline a pass. FnApiRunner starts one in about 50 ms; a runner that starts workers for each job
+pays for that (seconds for processes on this machine, minutes for machines of a cloud).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import re
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock import errors
+from penstock.errors import ConfigError, MissingExtraError, PenstockError, WorkerError
+from penstock.pipelines.passes import Pass, Split, run_split
+from penstock.storage import Folder
+
+LOCAL_RUNNER = "FnApiRunner"
+METRICS = "penstock"  # namespace of the counters a runner shows: splits, rows_in, rows_made, rows_kept, rows_dropped
+POLL_SECONDS = 2.0
+
+_RESUME = "splits already done are kept: run again to resume"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where workers find a pass and its splits."""
+
+    folder: Folder
+    path: str
+    sha256: str
+    splits: int
+
+    @classmethod
+    def write(cls, job: Pass, splits: Sequence[Split]) -> Plan:
+        """Store a pass for workers.
+
+        Raises:
+            ConfigError: the work cannot be pickled.
+        """
+        from apache_beam.internal import pickler
+
+        try:
+            data = pickler.dumps((job, list(splits)))
+        except Exception as error:
+            raise ConfigError(
+                f"{job.prefix}: {type(job.work).__name__} cannot be sent to workers ({error}); keep open files, locks "
+                "and models out of row work and load them on first use"
+            ) from error
+        path = f"{job.prefix}/plan.{uuid.uuid4().hex[:8]}.pickle"
+        with job.folder.open_write(path) as file:
+            file.write(data)
+        return cls(job.folder, path, file.sha256, len(splits))
+
+
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _load(plan: Plan) -> tuple[Pass, list[Split]]:
+    from apache_beam.internal import pickler
+
+    try:
+        data = plan.folder.read_bytes(plan.path)
+    except FileNotFoundError as error:
+        raise WorkerError(
+            f"{plan.folder.join(plan.path)}: not found on the worker; a run on other machines needs an output folder "
+            "that all of them reach: a shared disk, or a store such as s3:// or gs://"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    # a pickle is code: only the driver's own bytes are ever loaded
+    if found != plan.sha256:
+        raise WorkerError(f"{plan.path}: got sha256 {found[:12]}…, expected {plan.sha256[:12]}…; run again")
+    loaded: tuple[Pass, list[Split]] = pickler.loads(data)
+    return loaded
+
+
+def _run(number: int, plan: Plan) -> int:
+    """Do one split on a worker; returns 1, the number of splits done."""
+    from apache_beam.metrics.metric import Metrics
+
+    with _loading:  # threads of a worker share one copy
+        job, splits = _load(plan)
+    split = splits[number]
+    try:
+        counts = run_split(job, split).counts
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise WorkerError(f"split {split.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    numbers = {
+        "splits": 1,
+        "rows_in": counts.rows_in,
+        "rows_made": counts.made,
+        "rows_kept": counts.kept,
+        "rows_dropped": counts.dropped_total,
+    }
+    for name, value in numbers.items():
+        Metrics.counter(METRICS, name).inc(value)
+    return 1
+
+
+def _numbers(count: int) -> Iterable[int]:
+    return range(count)
+
+
+def spread(pipeline: Any, plan: Plan) -> Any:
+    """Add a pass to a Beam pipeline; returns a collection of one number, the splits done.
+
+    The sum has a use besides: Beam's local job service notices a dead worker only by the output that the
+    worker owes it, and without any would wait forever.
+    """
+    import apache_beam as beam
+
+    return (
+        pipeline
+        | "Count" >> beam.Create([plan.splits])
+        | "Splits" >> beam.FlatMap(_numbers)
+        | "Spread" >> beam.Reshuffle()
+        | "Run" >> beam.Map(_run, plan)
+        | "Done" >> beam.CombineGlobally(sum)
+    )
+
+
+@dataclass(frozen=True)
+class BeamEngine:
+    """Runs every pass as one Beam pipeline.
+
+    The run's folder must be one that all workers reach. Progress is read from the receipts in it, on any runner.
+
+    Args:
+        runner: ``FnApiRunner`` (in this process), or another that Beam knows: ``PortableRunner``, ``FlinkRunner``,
+            ``SparkRunner``, ``DataflowRunner``.
+        options: Beam's own command-line options, passed through, e.g. ``--job_endpoint=localhost:8099``,
+            ``--max_num_workers=50``, ``--direct_running_mode=multi_processing``. ``--job_name`` becomes the
+            beginning of every job's name.
+
+    Raises:
+        ConfigError: a runner or an option that is refused here; others are checked when the first pass starts.
+    """
+
+    runner: str = LOCAL_RUNNER
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = self.runner.rpartition(".")[2].lower()
+        if not name or name.removesuffix("runner").endswith("direct"):
+            raise ConfigError(
+                f"runner: got {self.runner!r}, which may download another runner; use {LOCAL_RUNNER} for a local run"
+            )
+        if self.options and not self.options[0].startswith("--"):
+            raise ConfigError(f"runner option: got {self.options[0]!r}, allowed --name=value as Beam documents it")
+        for option in self.options:
+            if option.partition("=")[0] == "--runner":
+                raise ConfigError(f"runner option: got {option}; name the runner itself with --runner")
+
+    def map(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
+        """Run a pass.
+
+        Raises:
+            ConfigError: Beam does not know the runner or an option, or the work cannot be pickled.
+            MissingExtraError: the runner's packages are not installed.
+            WorkerError: a split raised or the job ended early; a PenstockError of a split keeps its own class.
+        """
+        import apache_beam as beam
+
+        runner = self._runner()
+        options = self._options(job)
+        plan = Plan.write(job, splits)
+        try:
+            with _progress(job, splits, done):
+                pipeline = beam.Pipeline(runner=runner, options=options)
+                spread(pipeline, plan)
+                try:
+                    state = _wait(pipeline.run())
+                except Exception as error:
+                    raise self._translated(error, job) from error
+                missing = len(splits) - len(_receipts(job, splits))
+                if missing:
+                    raise WorkerError(
+                        f"Beam pipeline {job.prefix} on {self.runner} ended as {state} with {missing} of {len(splits)} "
+                        f"splits undone; {_RESUME}"
+                    )
+        finally:
+            job.folder.remove([plan.path])
+
+    def _runner(self) -> Any:
+        if self.runner == LOCAL_RUNNER:
+            from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+            return FnApiRunner()
+        from apache_beam.runners.runner import create_runner
+
+        try:
+            return create_runner(self.runner)
+        except ImportError as error:
+            package = "apache-beam[gcp]" if "dataflow" in self.runner.lower() else "apache-beam"
+            raise MissingExtraError(
+                f"runner {self.runner} cannot be imported ({error}); run: pip install '{package}'"
+            ) from error
+        except (ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"runner: got {self.runner}, allowed {LOCAL_RUNNER}, PortableRunner, FlinkRunner, SparkRunner, "
+                "DataflowRunner, or the full name of a PipelineRunner class"
+            ) from error
+
+    def _options(self, job: Pass) -> Any:
+        from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+        refusal = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(refusal):  # argparse prints some 150 lines and leaves
+                options = PipelineOptions(list(self.options))
+                known = options.get_all_options()
+        except SystemExit as error:
+            why = refusal.getvalue().strip().rpartition("error: ")[2]
+            raise ConfigError(f"runner option: Beam does not accept {' '.join(self.options)}: {why}") from error
+        if self.runner == LOCAL_RUNNER:  # others define options of their own, which Beam passes on to them
+            unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
+            if unknown:
+                raise ConfigError(f"runner option: got --{unknown[0]}, which Beam does not know for {self.runner}")
+        cloud = options.view_as(GoogleCloudOptions)
+        cloud.job_name = job_name(cloud.job_name or "penstock", job)
+        return options
+
+    def _translated(self, error: Exception, job: Pass) -> PenstockError:
+        """The user's error in what a runner raises: the error itself, or text that ends with a worker's traceback."""
+        found = _PENSTOCK_ERROR.findall("".join(traceback.format_exception_only(error)))
+        if found:
+            name, message = found[-1]
+            kind = getattr(errors, name, WorkerError)
+            return kind(f"{message} (in {job.prefix} on {self.runner}; {_RESUME})")
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = lines[-1] if lines else type(error).__name__
+        return WorkerError(f"Beam pipeline {job.prefix} on {self.runner} failed: {what}; {_RESUME}")
+
+
+_PENSTOCK_ERROR = re.compile(r"penstock\.errors\.(\w+): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def job_name(base: str, job: Pass) -> str:
+    """A job's name: lower-case letters, digits and '-', a letter first, at most 63, as Dataflow wants it."""
+    key, _, name = job.prefix.partition("/")
+    text = re.sub(r"[^a-z0-9]+", "-", f"{base}-{name}-{key}".lower()).strip("-")
+    return (text if text[:1].isalpha() else f"p-{text}")[:63].rstrip("-")
+
+
+def _wait(result: Any) -> str:
+    """Wait for a job; one that is interrupted here is cancelled there."""
+    try:
+        return str(result.wait_until_finish())
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            try:
+                result.cancel()
+            except Exception as refusal:  # noqa: BLE001 (runners raise what they like; the interrupt goes on)
+                error.add_note(f"the Beam job could not be cancelled and may still run: {refusal}")
+        raise
+
+
+def _receipts(job: Pass, splits: Sequence[Split]) -> set[str]:
+    wanted = {f"{split.id}.json" for split in splits}
+    return wanted.intersection((job.folder / job.prefix).files())
+
+
+@contextlib.contextmanager
+def _progress(job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> Iterator[None]:
+    """Report splits as their receipts appear; on leaving without an error, all of them."""
+    stop = threading.Event()
+    seen = 0
+
+    def watch() -> None:
+        nonlocal seen
+        pause = POLL_SECONDS
+        while not stop.wait(pause):
+            started = time.perf_counter()
+            try:
+                now = len(_receipts(job, splits))
+            except Exception:  # noqa: BLE001 (a store that stumbles costs one update of the bar, never the pass)
+                continue
+            # a large folder is listed for a tenth of the time at most
+            pause = max(POLL_SECONDS, 9 * (time.perf_counter() - started))
+            if now > seen:
+                done(now - seen)
+                seen = now
+
+    thread = threading.Thread(target=watch, name="penstock-receipts", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if seen < len(splits):
+        done(len(splits) - seen)

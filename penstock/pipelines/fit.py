@@ -1,0 +1,273 @@
+"""Global facts as passes: summarise every part, merge in any order, fit once.
+
+``fit_over`` is the whole idea: a summary of each part is written beside it as a small table; the
+driver merges one at a time, so its memory is one summary whatever the number of parts.
+
+The tokenizer step samples the train split, trains a byte-level BPE and publishes ``tokenizer.json``.
+The quality step samples a positive and a negative set and publishes a classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock import work as rowwork
+from penstock.dataset import TableEntry, hash_json, read_part
+from penstock.digest import TableDigest
+from penstock.errors import DatasetError
+from penstock.pipelines.documents import PartSplit, config_of, part_splits
+from penstock.pipelines.passes import PartWriter, Receipt, Split, splits_of
+from penstock.selectors.quality import QualityClassifier
+from penstock.selectors.sample import BottomK, Sampling
+from penstock.selectors.splits import AssignSplit
+from penstock.step import Built, Context, Settings, Step
+from penstock.storage import Folder
+from penstock.tokenization.bpe import END, PAD, SPECIAL, BPEConfig, train_bpe_from_table, vocabulary_size
+
+
+def write_summary(out: PartWriter, summary: Any) -> None:
+    """A summary as a part of its own, with the schema's metadata kept."""
+    table = summary.to_table()
+
+    def write(sink: Any) -> TableDigest:
+        pq.write_table(table, sink, compression="zstd")
+        return TableDigest.of(table)
+
+    out.file("summary", write, "parquet", table.num_rows, table.schema)
+
+
+def merge_summaries(folder: Folder, receipts: Sequence[Receipt], kind: Any) -> Any:
+    """The merged summary of all splits; None when no split wrote one."""
+    merged: Any = None
+    for receipt in receipts:
+        if "summary" in receipt.parts:
+            with folder.open_read(receipt.parts["summary"].file.path) as file:
+                summary = kind.from_table(pq.read_table(file))
+            merged = summary if merged is None else merged.merge(summary)
+    return merged
+
+
+@dataclass(frozen=True)
+class Summarise:
+    """Summarise one part: ``summarise(batch)`` after optional annotators, on rows of ``only`` split."""
+
+    parent: Folder
+    columns: tuple[str, ...]
+    summarise: Callable[[pa.RecordBatch], Any]
+    works: tuple[Any, ...] = ()
+    only: str | None = None
+
+    def __call__(self, split: Split, out: PartWriter) -> None:
+        piece: PartSplit = split.payload
+        merged: Any = None
+        columns = tuple(dict.fromkeys((*self.columns, "split") if self.only else self.columns))
+        for batch in read_part(self.parent, piece.file, columns):
+            if self.only is not None:
+                batch = batch.filter(pc.equal(batch["split"], self.only))
+            batch = rowwork.apply(self.works, batch).batch
+            summary = self.summarise(batch)
+            merged = summary if merged is None else merged.merge(summary)
+        if merged is not None:
+            write_summary(out, merged)
+
+
+def fit_over(
+    context: Context,
+    name: str,
+    table: TableEntry,
+    work: Summarise,
+    kind: Any,
+) -> Any:
+    """Run a summary pass over a parent's table and return the merged summary.
+
+    Raises:
+        DatasetError: the parent has no rows at all.
+    """
+    layout = "" if not work.works else rowwork_layout(work.works)
+    receipts = context.run(name, work, part_splits(table, layout))
+    merged = merge_summaries(context.folder, receipts, kind)
+    if merged is None:
+        raise DatasetError(f"{context.step.name}: no rows to learn from; look at the drop reasons of the steps before")
+    return merged
+
+
+def rowwork_layout(works: tuple[Any, ...]) -> str:
+    return hash_json([rowwork.describe(w) for w in works])
+
+
+class Tokenizer(Step):
+    """A byte-level BPE trained on a bottom-k-by-hash sample of the train split."""
+
+    revision = 1
+    libraries = ("tokenizers",)
+    modules = ("penstock.selectors.sample", "penstock.tokenization.bpe")
+
+    def __init__(
+        self, name: str, parent: str, config: BPEConfig, sample_bytes: int, seed: int, budget: float | None = None
+    ) -> None:
+        self.name, self.parents, self.bpe, self.budget = name, (parent,), config, budget
+        self.sampling = Sampling(
+            seed=seed, purpose="tokenizer", columns=("text", "id_hash", "domain"), max_bytes=sample_bytes
+        )
+
+    def config(self) -> dict[str, Any]:
+        return {"bpe": asdict(self.bpe), "sampling": asdict(self.sampling)}
+
+    def build(self, context: Context) -> Built:
+        parent = context.parents[self.parents[0]]
+        reads = tuple(dict.fromkeys(("id_hash", "doc_id", *self.sampling.columns)))
+        work = Summarise(parent.folder, reads, self.sampling.of, only="train")
+        sample = fit_over(context, "sample", parent.table("documents"), work, BottomK)
+        data = train_bpe_from_table(sample.rows, self.bpe)
+        entry = context.write_artifact("tokenizer.json", data)
+        size = int(pc.sum(pc.binary_length(sample.rows["text"])).as_py() or 0)
+        return Built(
+            artifacts={"tokenizer.json": entry},
+            stats={
+                "vocabulary": vocabulary_size(data),
+                "end_id": SPECIAL.index(END),
+                "pad_id": SPECIAL.index(PAD),
+                "sample_documents": sample.num_rows,
+                "sample_bytes": size,
+            },
+        )
+
+
+@dataclass(frozen=True)
+class SampleSide:
+    """Sample the rows of a part that belong to a side of the quality classifier."""
+
+    parent: Folder
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    classifier: QualityClassifier
+
+    def __call__(self, split: Split, out: PartWriter) -> None:
+        merged: Any = None
+        for batch in read_part(self.parent, split.payload.file, self.classifier.reads):
+            for side, own, other in (
+                ("positive", self.positive, self.negative),
+                ("negative", self.negative, self.positive),
+            ):
+                if own:
+                    rows = batch.filter(_member(batch["domain"], own, other))
+                    summary = self.classifier.summarise(_as_side(rows, side))
+                    merged = summary if merged is None else merged.merge(summary)
+        if merged is not None:
+            write_summary(out, merged)
+
+
+def _member(domain: pa.Array, own: tuple[str, ...], other: tuple[str, ...]) -> pa.Array:
+    """Rows of the named domains; ``*`` is every domain that the other side does not name."""
+    if "*" in own:
+        return pc.invert(pc.is_in(domain, pa.array([d for d in other if d != "*"], pa.string())))
+    return pc.is_in(domain, pa.array(own, pa.string()))
+
+
+def _as_side(rows: pa.RecordBatch, side: str) -> pa.RecordBatch:
+    return rowwork.with_columns(rows, {"domain": pa.repeat(pa.scalar(side), rows.num_rows)})
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """Sample a source that is one side of the quality classifier, cleaned as the corpus is.
+
+    Rows whose content falls into validation or test are left out: the split hashes the content, so a text
+    that the corpus holds out is held out here too.
+    """
+
+    sources: tuple[Any, ...]
+    side: str
+    works: tuple[Any, ...]
+    classifier: QualityClassifier
+
+    def __call__(self, split: Split, out: PartWriter) -> None:
+        source = next(s for s in self.sources if s.name == split.payload.source)
+        merged: Any = None
+        for rows in source.read(split.payload, dropped="ids"):
+            batch = rowwork.apply(self.works, rows.documents, dropped="ids").batch
+            summary = self.classifier.summarise(_as_side(batch, self.side))
+            merged = summary if merged is None else merged.merge(summary)
+        if merged is not None:
+            write_summary(out, merged)
+
+
+Side = tuple[tuple[str, ...], tuple[Any, ...]]  # domains of the corpus, sources of its own
+
+
+class QualityStep(Step):
+    """A quality classifier trained from a positive and a negative set."""
+
+    revision = 1
+    libraries = ("scikit-learn",)
+    modules = ("penstock.selectors.sample", "penstock.selectors.quality", "penstock.work")
+
+    def __init__(
+        self,
+        name: str,
+        parent: str,
+        *,
+        positive: Side,
+        negative: Side,
+        works: tuple[Any, ...],
+        assign: AssignSplit,
+        rows_per_side: int,
+        seed: int,
+        budget: float | None = None,
+    ) -> None:
+        self.name, self.parents, self.budget = name, (parent,), budget
+        self.sides = {"positive": positive, "negative": negative}
+        self.works = (*works, assign)
+        self.classifier = QualityClassifier(
+            positive=("positive",), negative=("negative",), seed=seed, rows_per_side=rows_per_side
+        )
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "classifier": rowwork.describe(self.classifier),
+            "works": [rowwork.describe(w) for w in self.works],
+            "sides": {
+                side: {
+                    "domains": list(domains),
+                    "sources": [{"name": s.name, "revision": s.revision, "config": config_of(s)} for s in sources],
+                }
+                for side, (domains, sources) in self.sides.items()
+            },
+        }
+
+    def inputs(self, settings: Settings) -> dict[str, str]:
+        return {
+            f"{side}:{s.name}:{i.name}": settings.fingerprint(i)
+            for side, (_, sources) in self.sides.items()
+            for s in sources
+            for i in s.inputs()
+        }
+
+    def build(self, context: Context) -> Built:
+        parent = context.parents[self.parents[0]]
+        positive, negative = self.sides["positive"][0], self.sides["negative"][0]
+        receipts: list[Receipt] = []
+        if positive or negative:
+            work = SampleSide(parent.folder, positive, negative, self.classifier)
+            receipts += context.run("sample", work, part_splits(parent.table("documents")))
+        for side, (_, sources) in self.sides.items():
+            if sources:
+                pieces = [p for s in sources for p in s.plan(context.settings.split_bytes)]
+                of_side = SampleSource(sources, side, self.works, self.classifier)
+                receipts += context.run(f"sample-{side}", of_side, splits_of(pieces))
+        merged = merge_summaries(context.folder, receipts, BottomK)
+        if merged is None:
+            raise DatasetError(f"{self.name}: neither set has a row; look at quality.positive and quality.negative")
+        score = self.classifier.fit(merged, context.folder.join(context.prefix))
+        built = Built(stats={"model": {"path": context.adopt(score.path).path, "digest": score.digest}})
+        built.stats["facts"] = score.facts()
+        for path in (score.path, score.path.removesuffix(".json") + ".safetensors"):
+            entry = context.adopt(path)
+            built.artifacts[entry.path.rpartition("/")[2]] = entry
+        return built

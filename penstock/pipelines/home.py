@@ -1,0 +1,137 @@
+"""Passes on this machine: a pool of processes, one split at a time each.
+
+Price: about a second to start the pool, once a run; memory is workers × one split in flight. Every
+worker uses one thread of Arrow and of the numeric libraries, since the pool already fills the cores.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from types import TracebackType
+from typing import Any
+
+from penstock.errors import ConfigError, PenstockError, WorkerError
+from penstock.pipelines.passes import Pass, Split, run_split
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def _start_worker(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(2)
+    # a killed driver cannot stop its workers, so they watch for it
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    driver = parent_process()
+    while os.getppid() == parent:
+        if driver is None:
+            time.sleep(0.5)
+        else:
+            driver.join(0.5)  # ends at once when the driver does, before another can take the folder's lock
+    os._exit(1)
+
+
+class HomeEngine:
+    """A process pool over splits; ``workers=0`` runs in this process (for notebooks and debuggers)."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = cores if workers is None else workers
+        if self.workers < 0:
+            raise ConfigError(f"workers: got {workers}, allowed >= 0 (0 runs in the calling process)")
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> HomeEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(wait_for=kind is None)
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            before = {name: os.environ.get(name) for name in (*_ONE_THREAD, "TOKENIZERS_PARALLELISM")}
+            os.environ |= dict.fromkeys(_ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"}
+            # inherited too: Ctrl-C while workers start would make each of them print a traceback
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._pool = ProcessPoolExecutor(
+                    self.workers, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+                )
+                # processes inherit the environment when they start, so start them all while it is set
+                for future in [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]:
+                    future.result()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+                for name, value in before.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
+        return self._pool
+
+    def close(self, wait_for: bool = True) -> None:
+        if self._pool is not None:
+            processes = list((self._pool._processes or {}).values())
+            self._pool.shutdown(wait=wait_for, cancel_futures=True)
+            if not wait_for:
+                for process in processes:
+                    process.terminate()
+            self._pool = None
+
+    def map(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
+        if self.workers == 0:
+            for split in splits:
+                run_split(job, split)
+                done(1)
+            return
+        waiting = iter(splits)
+        running: dict[Future[Any], Split] = {}
+        try:
+            pool = self._start()
+            while True:
+                for split in waiting:
+                    running[pool.submit(run_split, job, split)] = split
+                    if len(running) >= 2 * self.workers:
+                        break
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    split = running.pop(future)
+                    future.result()
+                    done(1)
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise WorkerError(
+                "a worker process died (killed, or out of memory); what is done is kept: run again to resume, "
+                "with fewer --workers or smaller --split-mb if memory was short"
+            ) from error
+        except PenstockError:
+            self.close(wait_for=False)
+            raise
+        except MemoryError as error:
+            self.close(wait_for=False)
+            raise WorkerError(
+                f"memory ran out in {job.prefix}; what is done is kept: run again to resume, with fewer --workers or "
+                "smaller --split-mb"
+            ) from error
+        except Exception as error:
+            self.close(wait_for=False)
+            error.add_note(f"while running {job.prefix} in {job.folder.url}; splits already done are kept")
+            raise
+        except BaseException:
+            self.close(wait_for=False)
+            raise

@@ -1,0 +1,198 @@
+"""The selection: QuaDMix over the small columns of the scored documents, once a round.
+
+Three passes that read no text: token histograms of each criterion, of the merged score by domain, then
+copies by the row's own coin. From the second round on, what training saw of a document is a criterion
+like any other (``score.excess_loss``).
+
+The ``selection`` table has one row per scored document in the same parts and order, so later steps join it
+by position.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock import work as rowwork
+from penstock.dataset import read_part
+from penstock.errors import DatasetError
+from penstock.pipelines.documents import config_of, part_splits
+from penstock.pipelines.fit import Summarise, fit_over, rowwork_layout
+from penstock.pipelines.passes import PartWriter, Split
+
+from penstock.selectors.feedback import SignalScore
+from penstock.selectors.histogram import TokenHistogram
+from penstock.selectors.quadmix import (
+    Criterion,
+    CriterionHistograms,
+    MergedHistograms,
+    MergedScore,
+    QuaDMixParameters,
+    QuaDMixSample,
+)
+from penstock.step import Built, Context, Step
+from penstock.storage import Folder
+
+COLUMNS = ("doc_id", "id_hash", "domain", "split", "tokens", "bytes")
+KEPT = ("doc_id", "domain", "split", "tokens", "bytes")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Annotate one part's small columns with copies."""
+
+    parent: Folder
+    columns: tuple[str, ...]
+    works: tuple[Any, ...]
+    kept: tuple[str, ...]
+
+    def __call__(self, split: Split, out: PartWriter) -> None:
+        for batch in read_part(self.parent, split.payload.file, self.columns):
+            result = rowwork.apply(self.works, batch)
+            out.applied(result)
+            out.count(rows_in=batch.num_rows, kept=result.batch.num_rows)
+            out.add_stats({"parts": {str(split.payload.part): selected(result.batch)}})
+            out.add_stats({"domains": by_domain(result.batch)})
+            out.write("selection", result.batch.select(list(self.kept)))
+
+
+def selected(batch: pa.RecordBatch) -> dict[str, dict[str, int]]:
+    """Per split: rows, rows with copies, and what the latter hold."""
+    out = {}
+    for name in pc.unique(batch["split"]).to_pylist():
+        rows = batch.filter(pc.equal(batch["split"], name))
+        copies = np.asarray(rows["copies"]).astype(np.int64)
+        chosen = copies > 0
+        tokens = np.asarray(rows["tokens"]).astype(np.int64)
+        out[name] = {
+            "rows": rows.num_rows,
+            "selected": int(chosen.sum()),
+            "bytes": int(np.asarray(rows["bytes"])[chosen].sum()),
+            "copies": int(copies.sum()),
+            "tokens": int((copies * tokens).sum()),
+        }
+    return out
+
+
+def by_domain(batch: pa.RecordBatch) -> dict[str, dict[str, dict[str, int]]]:
+    """Per split and domain: rows with copies, copies, and their tokens (copies counted)."""
+    table = pa.table(
+        {
+            "split": batch["split"],
+            "domain": batch["domain"],
+            "selected": pc.cast(pc.greater(batch["copies"], 0), pa.int64()),
+            "copies": pc.cast(batch["copies"], pa.int64()),
+            "tokens": pc.multiply(pc.cast(batch["copies"], pa.int64()), pc.cast(batch["tokens"], pa.int64())),
+            "bytes": pc.multiply(pc.cast(batch["copies"], pa.int64()), pc.cast(batch["bytes"], pa.int64())),
+        }
+    )
+    names = ("selected", "copies", "tokens", "bytes")
+    out: dict[str, dict[str, dict[str, int]]] = {}
+    for row in table.group_by(["split", "domain"]).aggregate([(n, "sum") for n in names]).to_pylist():
+        out.setdefault(row["split"], {})[row["domain"]] = {n: row[f"{n}_sum"] for n in names}
+    return out
+
+
+class Selection(Step):
+    """How many copies of each document a round trains on."""
+
+    revision = 1
+    modules = ("penstock.work", "penstock.pipelines.fit", "penstock.selectors.histogram")
+
+    def __init__(
+        self,
+        name: str,
+        scored: str,
+        parameters: QuaDMixParameters,
+        seed: int,
+        signals: str | None = None,
+        budget: float | None = None,
+    ) -> None:
+        """``signals`` names the training step whose signals are a criterion."""
+        self.name, self.parents = name, (scored,) if signals is None else (scored, signals)
+        self.parameters, self.seed, self.signals, self.budget = parameters, seed, signals, budget
+
+    def config(self) -> dict[str, Any]:
+        works = (CriterionHistograms, MergedScore, MergedHistograms, QuaDMixSample, SignalScore)
+        return {
+            "parameters": config_of(self.parameters),
+            "seed": self.seed,
+            "signals": self.signals,
+            "works": {work.name: work.revision for work in works},
+        }
+
+    def build(self, context: Context) -> Built:
+        scored = context.parents[self.parents[0]]
+        table = scored.table("documents")
+        home = context.folder.join(context.prefix)
+        before: tuple[Any, ...] = ()
+        made: list[str] = []
+        if self.signals is not None:
+            before = (self._signal_score(context, made),)
+        added = {c for w in before for c in w.adds}
+        columns = (*COLUMNS, *(c.column for c in self.parameters.criteria if c.column not in added))
+        absent = [c for c in columns if c not in table.columns]
+        if absent:
+            raise DatasetError(f"{self.name}: {', '.join(absent)} not in {scored.folder.url}; add the step that scores it")
+
+        criteria = CriterionHistograms(parameters=self.parameters)
+        counted = Summarise(scored.folder, columns, criteria.summarise, before)
+        merge = criteria.fit(fit_over(context, "criteria", table, counted, TokenHistogram), home)
+        ranks = MergedHistograms(parameters=self.parameters, seed=self.seed)
+        counted = Summarise(scored.folder, columns, ranks.summarise, (*before, merge))
+        sample = ranks.fit(fit_over(context, "ranks", table, counted, TokenHistogram), home)
+
+        works = (*before, merge, sample)
+        scores = tuple(c.column for c in self.parameters.criteria)
+        kept = (*KEPT, *scores, *sample.adds)
+        work = Sample(scored.folder, columns, works, kept)
+        receipts = context.run("sample", work, part_splits(table, rowwork_layout(works)))
+        built = context.collect(receipts, "selection")
+        facts = sample.facts()
+        built.stats["budget_factor"] = facts["budget_factor"]
+        built.stats["expected_tokens"] = facts["expected_tokens"]
+        built.stats["warnings"] = list(facts["warnings"])
+        for warning in facts["warnings"]:
+            context.reporter.warn(f"{self.name}: {warning}")
+        made += [merge.path, sample.path]
+        for path in made:
+            for file in (path, path.removesuffix(".json") + ".safetensors") if path.endswith(".json") else (path,):
+                entry = context.adopt(file)
+                built.artifacts[entry.path.rpartition("/")[2]] = entry
+        return built
+
+    def _signal_score(self, context: Context, made: list[str]) -> SignalScore:
+        """Aggregate the signals to one row a document and hand them to the annotator."""
+        from penstock.training.signals import document_scores
+
+        assert self.signals is not None
+        scores = document_scores(context.parents[self.signals].read("signals")).sort_by("doc_id")
+        sink = io.BytesIO()
+        pq.write_table(scores, sink, compression="zstd")
+        entry = context.write_artifact("signals-by-document.parquet", sink.getvalue())
+        path = context.folder.join(entry.path)
+        made.append(path)
+        return SignalScore(path=path, digest=entry.sha256)
+
+
+def with_feedback(parameters: QuaDMixParameters, weight: float, direction: str) -> QuaDMixParameters:
+    """The parameters with ``score.excess_loss`` as one more criterion of relative ``weight``."""
+    def widen(alpha: tuple[float, ...]) -> tuple[float, ...]:
+        total = 1.0 + weight
+        return (*(a / total for a in alpha), weight / total)
+
+    criterion = Criterion(column="score.excess_loss", direction="lower" if direction == "lower" else "higher")
+    return replace(
+        parameters,
+        criteria=(*parameters.criteria, criterion),
+        default=replace(parameters.default, alpha=widen(parameters.default.alpha)),
+        domains=tuple((name, replace(theta, alpha=widen(theta.alpha))) for name, theta in parameters.domains),
+    )
+
+

@@ -1,0 +1,216 @@
+"""The step from selected documents to packed training sequences.
+
+    shuffle   part -> token ids of each document copy, bucketed by (split, domain, hash range)
+    pack      bucket -> one Arrow IPC file of fixed-length sequences
+
+Documents stand in hash order within their domain and are packed inside it, so a mixture's weights mean
+tokens. A domain is cut into hash ranges by its token count, so that a giant one neither stalls nor
+swells a worker, and the ranges depend on the selection alone: not on splits or workers.
+
+Price: token ids are written and read once more; memory is one part's ids, then one range's (32 MB of uint16).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.dataset import FileEntry, TableEntry, read_part
+from penstock.digest import TableDigest
+from penstock.errors import DatasetError
+from penstock.pipelines.documents import part_splits
+from penstock.pipelines.passes import PartWriter, Slices, Split, merge_parts, splits_of
+from penstock.step import Built, Context, Step
+from penstock.storage import Folder
+from penstock.tokenization.packing import hash_range, pack, packing_order, to_batch, write_sequences
+
+TOKENS_PER_RANGE = 16_000_000
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Emit the token ids of one part's selected documents, one row a copy, by bucket."""
+
+    documents: Folder
+    selection: Folder
+    selection_files: tuple[FileEntry, ...]
+    ranges: dict[str, dict[str, int]]  # split -> domain -> hash ranges
+    seed: int
+
+    def __call__(self, split: Split, out: PartWriter) -> None:
+        columns = ("doc_id", "id_hash", "domain", "split", "token_ids")
+        documents = pa.Table.from_batches(read_part(self.documents, split.payload.file, columns)).combine_chunks()
+        selected = read_part(self.selection, self.selection_files[split.payload.part], ("copies",))
+        copies = pa.Table.from_batches(selected)["copies"].to_numpy()
+        splits, domains = np.asarray(documents["split"]), np.asarray(documents["domain"])
+        for name, by_domain in self.ranges.items():
+            for index, (domain, ranges) in enumerate(by_domain.items()):
+                rows = np.flatnonzero((splits == name) & (domains == domain) & (copies > 0))
+                if not len(rows):
+                    continue
+                here = documents.take(pa.array(rows))
+                order, keys = packing_order(here["id_hash"].to_numpy(), copies[rows], self.seed)
+                of_row = hash_range(keys, ranges)
+                out.count(rows_in=len(rows), made=len(order) - len(rows), kept=len(order))
+                for bucket in range(ranges):
+                    chosen = np.flatnonzero(of_row == bucket)
+                    if not len(chosen):
+                        continue
+                    table = here.select(["doc_id", "token_ids"]).take(pa.array(order[chosen]))
+                    table = table.append_column("key", pa.array(keys[chosen])).combine_chunks()
+                    for batch in table.to_batches():
+                        out.bucket("tokens", f"{name}/{index}/{bucket}", batch)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack one bucket into sequences."""
+
+    tokens: Slices
+    domains: dict[str, tuple[str, ...]]  # split -> names in the order of the buckets' indices
+    length: int
+    tail: Literal["pad", "cut"]
+    min_segment: int
+    pad_id: int
+
+    def __call__(self, split: Split, out: PartWriter) -> None:
+        bucket = split.payload["bucket"]
+        name, index, _ = bucket.split("/")
+        table = self.tokens.read(bucket)
+        if table is None:
+            return
+        # equal keys are equal documents' copies or a 64-bit accident; the id settles both
+        table = table.sort_by([("key", "ascending"), ("doc_id", "ascending")]).combine_chunks()
+        ids = table["token_ids"].chunk(0)
+        packed = pack(
+            table["doc_id"].chunk(0),
+            np.asarray(ids.flatten()),
+            np.asarray(ids.offsets).astype(np.int64) - ids.offsets[0].as_py(),
+            length=self.length,
+            tail=self.tail,
+            min_segment=self.min_segment,
+            pad_id=self.pad_id,
+        )
+        domain = self.domains[name][int(index)]
+        batch = to_batch(packed, domain)
+        out.add_stats(
+            {
+                "tokens": {
+                    name: {
+                        domain: {
+                            "in": packed.tokens_in,
+                            "packed": packed.tokens_packed,
+                            "cut": packed.tokens_cut,
+                            "padding": packed.padding,
+                            "sequences": batch.num_rows,
+                        }
+                    }
+                }
+            }
+        )
+        if batch.num_rows:
+
+            def write(sink: Any) -> TableDigest:
+                write_sequences(sink, batch)
+                return TableDigest.of(batch)
+
+            out.file(f"{name}/{index}", write, "arrow", batch.num_rows, batch.schema)
+
+
+class PackedSequences(Step):
+    """Selected documents as fixed-length training sequences, by split and domain."""
+
+    revision = 1
+    modules = ("penstock.tokenization.packing",)
+
+    def __init__(
+        self,
+        name: str,
+        scored: str,
+        selection: str,
+        *,
+        length: int,
+        tail: Literal["pad", "cut"],
+        min_segment: int,
+        pad_id: int,
+        seed: int,
+        budget: float | None = None,
+    ) -> None:
+        self.name, self.parents, self.budget = name, (scored, selection), budget
+        self.length, self.tail, self.min_segment, self.pad_id, self.seed = length, tail, min_segment, pad_id, seed
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "length": self.length,
+            "tail": self.tail,
+            "min_segment": self.min_segment,
+            "pad_id": self.pad_id,
+            "seed": self.seed,
+            "tokens_per_range": TOKENS_PER_RANGE,
+        }
+
+    def build(self, context: Context) -> Built:
+        scored, selection = (context.parents[name] for name in self.parents)
+        chosen = selection.manifest.stats["domains"]
+        ranges = {
+            name: {
+                domain: max(1, math.ceil(chosen[name][domain]["tokens"] / TOKENS_PER_RANGE))
+                for domain in sorted(chosen[name])
+                if chosen[name][domain]["copies"]
+            }
+            for name in ("train", "validation", "test")
+            if name in chosen
+        }
+        work = Shuffle(scored.folder, selection.folder, selection.table("selection").files, ranges, self.seed)
+        shuffled = context.run("shuffle", work, part_splits(scored.table("documents"), selection.digest))
+        tokens = Slices.of(context.folder, shuffled, "tokens")
+        buckets = [
+            f"{name}/{index}/{bucket}"
+            for name, domains in ranges.items()
+            for index, count in enumerate(domains.values())
+            for bucket in range(count)
+        ]
+        pack_work = Pack(
+            tokens,
+            {name: tuple(domains) for name, domains in ranges.items()},
+            self.length,
+            self.tail,
+            self.min_segment,
+            self.pad_id,
+        )
+        packed = context.run("pack", pack_work, splits_of({"bucket": b, "layout": tokens.layout} for b in buckets))
+        built = context.collect([*shuffled, *packed])
+        for name, domains in ranges.items():
+            for index in range(len(domains)):
+                entry = merge_parts(packed, f"{name}/{index}")
+                if entry is not None:
+                    built.tables[f"{name}/{index}"] = entry
+        built.stats["domains"] = {name: list(domains) for name, domains in ranges.items()}
+        self._check_tokens(built, chosen)
+        return built
+
+    def _check_tokens(self, built: Built, chosen: dict[str, Any]) -> None:
+        """Sum of copies × tokens = tokens packed + tokens cut, per split and domain."""
+        for name, domains in built.stats.get("tokens", {}).items():
+            for domain, count in domains.items():
+                expected = chosen[name][domain]["tokens"]
+                if count["in"] != expected or count["in"] != count["packed"] + count["cut"]:
+                    raise DatasetError(
+                        f"{self.name}: {name}/{domain}: copies × tokens = {expected}, got in {count['in']}, packed "
+                        f"{count['packed']} + cut {count['cut']}; nothing was published"
+                    )
+
+
+def files_by_domain(tables: dict[str, TableEntry], domains: dict[str, list[str]], split: str) -> dict[str, list[str]]:
+    """Paths of a split's sequence files by domain, relative to the dataset's folder."""
+    return {
+        domain: [f.path for f in tables[f"{split}/{index}"].files]
+        for index, domain in enumerate(domains.get(split, []))
+        if f"{split}/{index}" in tables
+    }
+

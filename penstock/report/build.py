@@ -1,0 +1,472 @@
+"""Fill a run's record from its datasets and write ``record.json`` and ``report.html``.
+
+Numbers come from manifests, metrics and small columns; text is read only for a few samples. A run folder
+whose later steps are missing gives a record with those parts left out.
+
+Price: seconds; memory of the selection tables' small columns when there is more than one round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock import __version__
+from penstock.dataset import Dataset, Manifest, hash_json, read_manifest
+from penstock.pipelines.plan import plan, sources_of
+from penstock.pipelines.publish import SCORE_BINS, SPLITS
+from penstock.recipe import Recipe
+from penstock.report import record as rec
+from penstock.seeding import hash_ids
+from penstock.step import Step, StepResult, library_versions
+from penstock.storage import Folder
+
+LIBRARIES = ("python", "apache-beam", "pyarrow", "tokenizers", "torch", "transformers", "scikit-learn", "prefect")
+DROPPED_PER_REASON = 3
+DROPPED_ROWS_READ = 20_000
+MOVED = 20
+SAMPLE_CHARACTERS = 1200
+FILES_NAMED = 5
+
+
+def write_report(recipe: Recipe, root: Folder, results: Sequence[StepResult], seconds: float) -> str:
+    """Write the report of the datasets that are there and return its path.
+
+    When nothing was built and a report of the same datasets exists, it stays.
+    """
+    steps = [step for step in plan(recipe) if read_manifest(root / step.name) is not None]
+    manifests = {step.name: Dataset(root / step.name).manifest for step in steps}
+    stamp = hash_json({"digests": {n: [m.key, m.digest] for n, m in manifests.items()}, "version": __version__})
+    if results and all(r.skipped for r in results) and root.exists("report.html") and _stamp(root) == stamp:
+        return root.join("report.html")
+    record = build_record(recipe, root, steps, manifests, {r.step.name: r for r in results}, seconds)
+    from penstock.report.render import write
+
+    root.write_bytes("record.json", record.to_json().encode())
+    write(record, root.join("report.html"))
+    root.write_json(".report.json", {"stamp": stamp})
+    return root.join("report.html")
+
+
+def _stamp(root: Folder) -> str | None:
+    try:
+        value = root.read_json(".report.json")["stamp"]
+    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+        return None
+    return str(value)
+
+
+def build_record(
+    recipe: Recipe,
+    root: Folder,
+    steps: Sequence[Step],
+    manifests: dict[str, Manifest],
+    results: dict[str, StepResult],
+    seconds: float,
+) -> rec.RunRecord:
+    """Everything the report shows."""
+    timings = root.read_json("timings.json") if root.exists("timings.json") else {}
+    rounds = [n for n in range(1, recipe.rounds + 1) if f"dataset-{n}" in manifests]
+    training = tuple(
+        _training(root, n, manifests[f"model-{n}"]) for n in range(1, recipe.rounds + 1) if f"model-{n}" in manifests
+    )
+    warnings = [w for n in rounds for w in manifests[f"selection-{n}"].stats.get("warnings", [])]
+    return rec.RunRecord(
+        recipe=recipe.name,
+        seed=recipe.seed,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        peak_memory_bytes=max((t.get("peak_memory", 0) for t in timings.values()), default=0),
+        machine=_machine(),
+        outcome=_outcome(manifests, rounds, training),
+        versions={"penstock": __version__, **library_versions(LIBRARIES)},
+        sources=_sources(recipe, manifests),
+        steps=tuple(_step(step, manifests[step.name], results.get(step.name), timings) for step in steps),
+        stages=tuple(_stages(manifests, rounds)),
+        domains=tuple(_domains(manifests, rounds)),
+        distributions=tuple(_distributions(manifests, rounds)),
+        kept=_kept(root, rounds),
+        dropped=_dropped(root, manifests, rounds),
+        tokenizer=_tokenizer(root, manifests),
+        training=training,
+        changes=tuple(_change(root, manifests, a, b, training) for a, b in zip(rounds, rounds[1:], strict=False)),
+        warnings=tuple(warnings),
+    )
+
+
+def _machine() -> rec.Machine:
+    import psutil
+
+    processor = platform.processor()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            processor = next((line.split(":", 1)[1].strip() for line in file if "model name" in line), processor)
+    except OSError:
+        processor = processor or "unknown"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory().total
+    return rec.Machine(
+        system=platform.platform(), processor=processor or platform.machine(), cores=cores, memory_bytes=memory
+    )
+
+
+def _outcome(
+    manifests: dict[str, Manifest], rounds: list[int], training: tuple[rec.TrainingRecord, ...]
+) -> rec.Outcome:
+    last = manifests.get(f"dataset-{rounds[-1]}") if rounds else manifests.get("documents")
+    if last is None:
+        return rec.Outcome(rows=0, bytes=0, domains=0)
+    by_split = [last.stats["domains"].get(s, {}) for s in SPLITS] if rounds else [last.stats.get("domains", {})]
+    tokens = sum(sum(last.stats.get("tokens", {}).get(s, {}).values()) for s in SPLITS) if rounds else None
+    return rec.Outcome(
+        rows=sum(d["rows"] for domains in by_split for d in domains.values()),
+        bytes=sum(d["bytes"] for domains in by_split for d in domains.values()),
+        domains=len({name for domains in by_split for name in domains}),
+        rounds=max(len(rounds), 1),
+        tokens=tokens,
+        final_loss=_validation_mean(manifests, len(training)) if training else None,
+    )
+
+
+def _validation_mean(manifests: dict[str, Manifest], number: int) -> float | None:
+    """Validation loss of a round over domains, weighted by their validation tokens."""
+    losses = manifests[f"model-{number}"].stats["validation"]
+    tokens = manifests[f"sequences-{number}"].stats["tokens"].get("validation", {})
+    total = sum(tokens[d]["packed"] for d in losses)
+    return sum(losses[d] * tokens[d]["packed"] for d in losses) / total if total else None
+
+
+def _sources(recipe: Recipe, manifests: dict[str, Manifest]) -> tuple[rec.SourceRecord, ...]:
+    documents = manifests.get("documents")
+    if documents is None:
+        return ()
+    out = []
+    for source in sources_of(recipe):
+        prefix = f"{source.name}:"
+        files = [n.removeprefix(prefix) for n in documents.key_parts["inputs"] if n.startswith(prefix)]
+        counted = documents.stats.get("sources", {}).get(source.name, {"rows": 0, "bytes": 0})
+        entries = getattr(source, "entries", ())
+        location = ", ".join(entry.path for entry in entries) or "this installation"
+        kind = type(source).__name__.removesuffix("Source").lower().replace("file", "files")
+        out.append(
+            rec.SourceRecord(
+                name=source.name,
+                kind=kind,
+                location=location if kind != "procedural" else "made on the spot",
+                files=tuple(files[:FILES_NAMED]),
+                files_total=len(files),
+                rows=counted["rows"],
+                bytes=counted["bytes"],
+            )
+        )
+    return tuple(out)
+
+
+def _step(step: Step, manifest: Manifest, result: StepResult | None, timings: dict[str, Any]) -> rec.StepRecord:
+    from penstock.inspect import tokens_by_domain
+
+    skipped = result is None or result.skipped
+    counts = manifest.counts
+    tokens = sum(tokens_by_domain(manifest).values()) or manifest.stats.get("tokens")
+    return rec.StepRecord(
+        name=step.name,
+        status="skipped" if skipped else "run",
+        rows_in=counts.rows_in,
+        rows_made=counts.made,
+        rows_kept=counts.kept,
+        rows_dropped=counts.dropped_total,
+        seconds=result.seconds if result is not None and not skipped else 0.0,
+        key=manifest.key,
+        digest=manifest.digest,
+        tokens=tokens if isinstance(tokens, int) else None,
+        budget_seconds=step.budget,
+        parents=tuple(rec.Parent(name=n, digest=p["digest"]) for n, p in manifest.parents.items()),
+        parameters=manifest.key_parts["settings"],
+    )
+
+
+def _stages(manifests: dict[str, Manifest], rounds: list[int]) -> list[rec.Stage]:
+    """The way of the document rows: sources, filters in order, duplicates, the last selection."""
+    out: list[rec.Stage] = []
+    rows = 0
+    documents = manifests.get("documents")
+    if documents is None:
+        return out
+    dropped = documents.counts.dropped
+    for name, counted in sorted(documents.stats.get("sources", {}).items()):
+        reasons = dropped.get(f"source.{name}", {})
+        kept = rows + counted["rows"] - sum(reasons.values())
+        out.append(rec.Stage(name=name, step="documents", rows_in=rows, rows_made=counted["rows"], rows_kept=kept, reasons=reasons))
+        rows = kept
+    # the counters are sorted by name; the order of the work is in the step's settings
+    for work in documents.key_parts["settings"]["works"]:
+        reasons = dropped.get(work["name"], {})
+        if reasons:
+            kept = rows - sum(reasons.values())
+            out.append(rec.Stage(name=work["name"], step="documents", rows_in=rows, rows_made=0, rows_kept=kept, reasons=reasons))
+            rows = kept
+    later = ["deduplicated", *([f"dataset-{rounds[-1]}"] if rounds else [])]
+    for step in later:
+        for name, reasons in manifests[step].counts.dropped.items() if step in manifests else ():
+            kept = rows - sum(reasons.values())
+            out.append(rec.Stage(name=name, step=step, rows_in=rows, rows_made=0, rows_kept=kept, reasons=reasons))
+            rows = kept
+    return out
+
+
+def _domains(manifests: dict[str, Manifest], rounds: list[int]) -> list[rec.DomainPoint]:
+    out = []
+    documents, scored = manifests.get("documents"), manifests.get("scored")
+    if documents is not None:
+        out.append(_point("sources", documents.stats.get("domains_in", {})))
+    if scored is not None:
+        out.append(_point("cleaned", scored.stats.get("domains", {}), scored.stats.get("tokens", {})))
+    for number in rounds:
+        domains: dict[str, rec.Amount] = {}
+        for split in manifests[f"selection-{number}"].stats["domains"].values():
+            for name, count in split.items():
+                old = domains.get(name, rec.Amount(rows=0, bytes=0, tokens=0))
+                domains[name] = rec.Amount(
+                    rows=old.rows + count["copies"],
+                    bytes=old.bytes + count["bytes"],
+                    tokens=(old.tokens or 0) + count["tokens"],
+                )
+        out.append(rec.DomainPoint(name=f"selected, round {number}", domains=domains))
+    return out
+
+
+def _point(name: str, counted: dict[str, Any], tokens: dict[str, int] | None = None) -> rec.DomainPoint:
+    return rec.DomainPoint(
+        name=name,
+        domains={
+            d: rec.Amount(rows=c["rows"], bytes=c["bytes"], tokens=None if tokens is None else tokens.get(d))
+            for d, c in counted.items()
+        },
+    )
+
+
+def _distributions(manifests: dict[str, Manifest], rounds: list[int]) -> list[rec.Distribution]:
+    if not rounds:
+        return []
+    stats = manifests[f"dataset-{rounds[-1]}"].stats
+    lengths = stats.get("lengths", {})
+    bins = sorted({int(b) for side in lengths.values() for domain in side.values() for b in domain})
+    out = []
+    if bins:
+        places = range(bins[0], bins[-1] + 1)
+        edges = tuple(float(2**b) for b in range(bins[0], bins[-1] + 2))
+        out.append(
+            rec.Distribution(
+                title="Length", unit="bytes", scale="log", edges=edges, groups=_groups(lengths, [str(b) for b in places])
+            )
+        )
+    names = sorted({name for side in stats.get("scores", {}).values() for name in side})
+    for name in names:
+        sides = {side: scores.get(name, {}) for side, scores in stats["scores"].items()}
+        if name == "score.excess_loss" or not any(sides.values()):
+            continue  # a loss is not bounded by 0 and 1; the rounds section shows it
+        edges = tuple(i / SCORE_BINS for i in range(SCORE_BINS + 1))
+        title = name.removeprefix("score.").replace("_", " ").capitalize() + " score"
+        groups = _groups(sides, [str(b) for b in range(SCORE_BINS)])
+        out.append(rec.Distribution(title=title, unit="", scale="linear", edges=edges, groups=groups))
+    return out
+
+
+def _groups(sides: dict[str, dict[str, dict[str, int]]], bins: list[str]) -> tuple[rec.DistributionGroup, ...]:
+    domains = sorted({domain for side in sides.values() for domain in side})
+
+    def counts(side: str, domain: str) -> tuple[int, ...]:
+        found = sides.get(side, {}).get(domain, {})
+        return tuple(found.get(b, 0) for b in bins)
+
+    return tuple(
+        rec.DistributionGroup(domain=d, selected=counts("selected", d), not_selected=counts("not_selected", d))
+        for d in domains
+    )
+
+
+def _kept(root: Folder, rounds: list[int]) -> tuple[rec.KeptSample, ...]:
+    if not rounds:
+        return ()
+    dataset = Dataset(root / f"dataset-{rounds[-1]}")
+    if "samples.parquet" not in dataset.manifest.artifacts:
+        return ()
+    with dataset.folder.open_read(dataset.manifest.artifacts["samples.parquet"].path) as file:
+        rows = pq.read_table(file).to_pylist()
+    return tuple(
+        rec.KeptSample(
+            doc_id=r["doc_id"],
+            domain=r["domain"],
+            source=r["source"],
+            text=r["text"][:SAMPLE_CHARACTERS],
+            copies=r["copies"],
+            scores={n.removeprefix("score."): v for n, v in r.items() if n.startswith("score.") and v is not None},
+        )
+        for r in rows
+    )
+
+
+def _dropped(root: Folder, manifests: dict[str, Manifest], rounds: list[int]) -> tuple[rec.DroppedSample, ...]:
+    """A few rows of every reason, by hash of their id, among the first rows of each ``dropped`` table."""
+    out = []
+    for name in ("documents", "deduplicated", *([f"dataset-{rounds[-1]}"] if rounds else [])):
+        if name not in manifests or "dropped" not in manifests[name].tables:
+            continue
+        seen: list[pa.RecordBatch] = []
+        for batch in Dataset(root / name).batches("dropped"):
+            seen.append(batch)
+            if sum(b.num_rows for b in seen) >= DROPPED_ROWS_READ:
+                break
+        table = pa.Table.from_batches(seen)
+        table = table.append_column("hash", pa.array(hash_ids(table["doc_id"].to_pylist()))).sort_by("hash")
+        for reason in sorted(pc.unique(table["reason"]).to_pylist()):
+            rows = table.filter(pc.equal(table["reason"], reason)).slice(0, DROPPED_PER_REASON).to_pylist()
+            out += [
+                rec.DroppedSample(
+                    doc_id=r["doc_id"],
+                    domain=r["domain"],
+                    step=r["step"],
+                    reason=r["reason"],
+                    detail=r["detail"],
+                    text=None if r["text"] is None else r["text"][:SAMPLE_CHARACTERS],
+                )
+                for r in rows
+            ]
+    return tuple(out)
+
+
+def _tokenizer(root: Folder, manifests: dict[str, Manifest]) -> rec.TokenizerRecord | None:
+    if "tokenizer" not in manifests:
+        return None
+    from penstock.tokenization.metrics import longest_tokens
+
+    stats = manifests["tokenizer"].stats
+    figures = manifests["scored"].stats.get("figures", {}) if "scored" in manifests else {}
+    data = (root / "tokenizer").read_bytes(manifests["tokenizer"].artifacts["tokenizer.json"].path)
+    longest = longest_tokens(data, np.ones(stats["vocabulary"], dtype=np.int64))
+    return rec.TokenizerRecord(
+        kind="byte-level BPE",
+        vocabulary=stats["vocabulary"],
+        domains=tuple(
+            rec.TokenizerDomain(domain=d, bytes=f["bytes"], tokens=f["tokens"], words=f["words"])
+            for d, f in sorted(figures.items())
+        ),
+        longest=tuple(rec.LongToken(id=t.token_id, text=t.text, bytes=t.bytes) for t in longest),
+        trained_on_bytes=stats["sample_bytes"],
+    )
+
+
+def _training(root: Folder, number: int, manifest: Manifest) -> rec.TrainingRecord:
+    folder = root / f"model-{number}"
+    lines = folder.read_bytes(manifest.artifacts["metrics.jsonl"].path).decode().splitlines()
+    steps = [json.loads(line) for line in lines]
+    times = []
+    if root.exists(f"logs/model-{number}/timings.jsonl"):
+        times = [json.loads(x) for x in root.read_bytes(f"logs/model-{number}/timings.jsonl").decode().splitlines()]
+    model = manifest.stats["model"]
+    measured = [s for s in steps if "val_loss_by_domain" in s]
+    domains = sorted({d for s in measured for d in s["val_loss_by_domain"]})
+
+    def curve(rows: list[dict[str, Any]], name: str) -> rec.Curve:
+        return rec.Curve(steps=tuple(r["step"] for r in rows), values=tuple(float(r[name]) for r in rows))
+
+    return rec.TrainingRecord(
+        round=number,
+        model=model["path"] or f"Llama, {model['layers']} layers, width {model['hidden_size']}",
+        parameters=manifest.stats["parameters"],
+        device=manifest.stats["device"],
+        steps=manifest.stats["steps"],
+        tokens=manifest.stats["tokens"],
+        seconds=sum(t["seconds"] for t in times),
+        train_loss=curve(steps, "loss"),
+        learning_rate=curve(steps, "lr"),
+        tokens_per_second=curve(times, "tokens_per_second"),
+        validation_loss={
+            d: curve([{"step": s["step"], d: s["val_loss_by_domain"].get(d)} for s in measured if d in s["val_loss_by_domain"]], d)
+            for d in domains
+        },
+    )
+
+
+def _change(
+    root: Folder,
+    manifests: dict[str, Manifest],
+    before: int,
+    after: int,
+    training: tuple[rec.TrainingRecord, ...],
+) -> rec.RoundChange:
+    """What moved between two selections, which list the same documents in the same order."""
+    old = Dataset(root / f"selection-{before}").read("selection", ["doc_id", "domain", "split", "tokens", "copies"])
+    wanted = ["copies", *(c for c in ("score.excess_loss",) if c in _columns(manifests, after))]
+    new = Dataset(root / f"selection-{after}").read("selection", wanted)
+    table = old.append_column("after", new["copies"])
+    excess = new["score.excess_loss"] if "score.excess_loss" in new.column_names else pa.nulls(len(old), pa.float32())
+    table = table.append_column("excess", excess).filter(pc.equal(old["split"], "train"))
+    move = np.asarray(table["after"]).astype(np.int64) - np.asarray(table["copies"])
+    tokens = np.asarray(table["tokens"]).astype(np.int64)
+    domains = np.asarray(table["domain"])
+    loss = table["excess"].to_numpy()
+    validation = {t.round: {d: c.last for d, c in t.validation_loss.items()} for t in training}
+    changes = []
+    for domain in sorted(set(domains.tolist())):
+        own = domains == domain
+        seen = own & ~np.isnan(loss)
+        weight = tokens[seen].sum()
+        changes.append(
+            rec.DomainChange(
+                domain=domain,
+                tokens_before=int((np.asarray(table["copies"])[own] * tokens[own]).sum()),
+                tokens_after=int((np.asarray(table["after"])[own] * tokens[own]).sum()),
+                copies_up=int((move[own] > 0).sum()),
+                copies_down=int((move[own] < 0).sum()),
+                excess_loss=float((loss[seen] * tokens[seen]).sum() / weight) if weight else None,
+                validation_before=validation.get(before, {}).get(domain),
+                validation_after=validation.get(after, {}).get(domain),
+            )
+        )
+    hashes = hash_ids(table["doc_id"].to_pylist())
+    order = np.lexsort((hashes, -np.abs(move)))[:MOVED]
+    chosen = table.take(pa.array(order[move[order] != 0])).to_pylist()
+    texts = _texts(root, {r["doc_id"] for r in chosen})
+    moved = tuple(
+        rec.MovedDocument(
+            doc_id=r["doc_id"],
+            domain=r["domain"],
+            copies_before=r["copies"],
+            copies_after=r["after"],
+            text=texts.get(r["doc_id"], "")[:SAMPLE_CHARACTERS],
+            excess_loss=r["excess"],
+        )
+        for r in chosen
+    )
+    return rec.RoundChange(before=before, after=after, domains=tuple(changes), moved=moved)
+
+
+def _columns(manifests: dict[str, Manifest], number: int) -> dict[str, str]:
+    return manifests[f"selection-{number}"].tables["selection"].columns
+
+
+def _texts(root: Folder, ids: set[str]) -> dict[str, str]:
+    """Text of a few documents; only row groups that hold one of them are read past their ids."""
+    scored = Dataset(root / "scored")
+    out: dict[str, str] = {}
+    for entry in scored.table("documents").files:
+        if len(out) == len(ids):
+            break
+        with scored.folder.open_read(entry.path) as file, pq.ParquetFile(file) as parquet:
+            for group in range(parquet.num_row_groups):
+                found = parquet.read_row_group(group, ["doc_id"])["doc_id"]
+                rows = pc.is_in(found, pa.array(sorted(ids), pa.string()))
+                if pc.any(rows).as_py():
+                    texts = parquet.read_row_group(group, ["doc_id", "text"]).filter(rows)
+                    out |= dict(zip(texts["doc_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    return out

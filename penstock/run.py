@@ -1,0 +1,241 @@
+"""From a recipe to steps, and from steps to a run: the one function behind ``penstock run``.
+
+    root/
+      run.json            whose folder this is
+      recipe.yaml         the recipe as resolved
+      documents/ … model-2/   one dataset a step: manifest.json and parts
+      timings.json        seconds and peak memory of the last build of each step
+      logs/               TensorBoard curves and step times of training
+      report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock.errors import OtherRecipeError
+from penstock.lock import FolderLock
+from penstock.pipelines.home import HomeEngine
+from penstock.pipelines.passes import Engine
+from penstock.recipe import Recipe
+from penstock.step import Check, Reporter, Settings, Silent, StepResult, check_steps, run_step
+from penstock.storage import Folder
+
+FINGERPRINTS = ".fingerprints.json"
+TIMINGS = "timings.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did, in step order."""
+
+    root: Folder
+    steps: tuple[StepResult, ...]
+    report: str
+    seconds: float
+
+
+@dataclass
+class Fingerprints:
+    """Digests of input files, remembered by path, size and stamp so that unchanged files are read once."""
+
+    root: Folder
+    known: dict[str, list[Any]] = field(default_factory=dict)
+    changed: bool = False
+
+    @classmethod
+    def load(cls, root: Folder) -> Fingerprints:
+        try:
+            return cls(root, root.read_json(FINGERPRINTS))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return cls(root)
+
+    def __call__(self, file: Any) -> str:
+        from penstock.sources.base import fingerprint
+
+        seen = self.known.get(file.path)
+        if seen is not None and seen[:2] == [file.size, file.stamp]:
+            return str(seen[2])
+        digest = fingerprint(file)
+        self.known[file.path] = [file.size, file.stamp, digest]
+        self.changed = True
+        return digest
+
+    def save(self) -> None:
+        if self.changed:
+            self.root.write_json(FINGERPRINTS, self.known)
+            self.changed = False
+
+
+def root_of(recipe: Recipe, out: str | None) -> Folder:
+    """The run's folder: ``--out``, else the recipe's ``output``, else ``runs/<name>``."""
+    return Folder(out or recipe.output or f"runs/{recipe.name}")
+
+
+def settings_of(recipe: Recipe, root: Folder, split_bytes: int) -> Settings:
+    return Settings(recipe.seed, recipe.dropped, split_bytes, Fingerprints.load(root))
+
+
+def check(
+    recipe: Recipe, *, out: str | None = None, split_bytes: int = 32 << 20, only: Sequence[str] | None = None
+) -> list[Check]:
+    """What a run would do with each step, and why; nothing is written.
+
+    Raises:
+        OtherRecipeError: the folder belongs to a recipe of another name.
+    """
+    from penstock.pipelines.plan import needed, plan
+
+    root = root_of(recipe, out)
+    own_folder(recipe, root, write=False)
+    steps = plan(recipe) if only is None else needed(plan(recipe), only)
+    return check_steps(steps, root, settings_of(recipe, root, split_bytes))
+
+
+def own_folder(recipe: Recipe, root: Folder, *, write: bool) -> None:
+    """Refuse a folder that another recipe made; mark a new one as this recipe's."""
+    try:
+        owner = root.read_json("run.json").get("recipe")
+    except FileNotFoundError:
+        owner = None
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise OtherRecipeError(f"{root.url}: run.json is damaged ({error}); choose another --out") from error
+    if owner not in (None, recipe.name):
+        raise OtherRecipeError(
+            f"{root.url}: holds a run of recipe {owner!r}, got {recipe.name!r}; choose another --out, "
+            f"or delete the folder if that run is no longer wanted"
+        )
+    if write:
+        if owner is None:
+            root.write_json("run.json", {"recipe": recipe.name})
+        root.write_bytes("recipe.yaml", recipe.to_yaml().encode())
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: str | None = None,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter | None = None,
+    split_bytes: int = 32 << 20,
+    only: Sequence[str] | None = None,
+    flow: bool = False,
+    report: bool = True,
+) -> RunResult:
+    """Build every step that is not up to date, then the report.
+
+    Args:
+        out: folder or URL of the run; by default the recipe's.
+        workers: processes of the home engine; by default one a core.
+        engine: runs the passes instead of the home engine.
+        split_bytes: input bytes of one split; changes no output.
+        only: names of steps to run, with what they need; by default all.
+        flow: order the steps by a Prefect flow (extra ``flows``) when there is something to do.
+        report: write ``report.html`` at the end.
+
+    Raises:
+        PenstockError: of the kind that says what to mend; everything done so far is kept.
+    """
+    from penstock.pipelines.plan import needed, plan
+
+    started = time.perf_counter()
+    reporter = reporter or Silent()
+    root = root_of(recipe, out)
+    with ExitStack() as stack:
+        stack.enter_context(FolderLock(root))
+        own_folder(recipe, root, write=True)
+        settings = settings_of(recipe, root, split_bytes)
+        steps = plan(recipe)
+        if only is not None:
+            steps = needed(steps, only)
+        checks = check_steps(steps, root, settings)
+        settings.fingerprint.save()  # type: ignore[attr-defined]
+        engine = engine or stack.enter_context(HomeEngine(workers))
+        by_name = {step.name: step for step in steps}
+        results: list[StepResult] = []
+        watch = stack.enter_context(PeakMemory())
+
+        def do(name: str) -> StepResult:
+            watch.reset()
+            result = run_step(by_name[name], root, engine, reporter, settings)
+            if not result.skipped:
+                remember(root, result, watch.peak)
+            results.append(result)
+            return result
+
+        def write_report() -> str:
+            from penstock.report.build import write_report
+
+            return write_report(recipe, root, results, time.perf_counter() - started)
+
+        if flow and not all(c.skip for c in checks):
+            from penstock.flows.run import run_as_flow
+
+            run_as_flow(recipe.name, list(by_name), do, write_report if report else lambda: root.url)
+        else:
+            for name in by_name:
+                do(name)
+            if report:
+                write_report()
+    return RunResult(root, tuple(results), root.join("report.html"), time.perf_counter() - started)
+
+
+def remember(root: Folder, result: StepResult, peak: int) -> None:
+    """Keep a built step's time and memory; they are facts of this machine, so no manifest holds them."""
+    try:
+        timings = root.read_json(TIMINGS)
+    except (FileNotFoundError, json.JSONDecodeError):
+        timings = {}
+    timings[result.step.name] = {
+        "seconds": round(result.seconds, 3),
+        "peak_memory": peak,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    root.write_json(TIMINGS, timings)
+
+
+class PeakMemory:
+    """Samples the resident memory of this process and its children, together, five times a second."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="penstock-memory", daemon=True)
+
+    def reset(self) -> None:
+        self.peak = 0
+
+    def _watch(self) -> None:
+        import psutil
+
+        me = psutil.Process(os.getpid())
+        while not self._stop.wait(0.2):
+            total = 0
+            try:
+                family = [me, *me.children(recursive=True)]
+            except psutil.Error:
+                continue
+            for process in family:
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue  # it ended between the two calls
+            self.peak = max(self.peak, total)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+

@@ -1,0 +1,1 @@
+"""Choosing rows: cleaning, filters, duplicates, quality, QuaDMix, feedback from training."""

@@ -1,0 +1,65 @@
+"""numba kernels of the QuaDMix selector; apart, so that importing the selector does not import numba.
+
+A table of runs: run g is codes[offsets[g]:offsets[g + 1]], ascending and not empty. ``index[g, x]`` counts
+the entries of run g below x << shift, so a search only walks entries that share their high bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _last_at_most(offsets: Any, codes: Any, index: Any, shift: Any, g: Any, c: Any) -> Any:
+    """Position of the last entry <= c of run g, or of its first one. The halving compiles without branches."""
+    first = offsets[g]
+    low = np.int64(index[g, c >> shift])
+    size = np.int64(index[g, (c >> shift) + 1]) - low
+    low += first
+    while size > 0:
+        half = (size + 1) >> 1
+        low = low + half if codes[low + half - 1] <= c else low
+        size -= half
+    return max(low - 1, first)
+
+
+@njit(cache=True, nogil=True)
+def locate(offsets: Any, codes: Any, index: Any, shift: Any, group: Any, code: Any) -> Any:
+    """Row by row, the position of the last entry <= code[i] of run group[i]; -1 for group -1. Shape (n,), int64."""
+    n = group.shape[0]
+    out = np.empty(n, dtype=np.int64)
+    for i in range(n):
+        g = group[i]
+        out[i] = _last_at_most(offsets, codes, index, shift, g, code[i]) if g >= 0 else -1
+    return out
+
+
+@njit(cache=True, nogil=True)
+def add_weighted(
+    out: Any,
+    offsets: Any,
+    codes: Any,
+    index: Any,
+    shift: Any,
+    steps: Any,
+    run: Any,
+    weight: Any,
+    domain: Any,
+    code: Any,
+    present: Any,
+    neutral: Any,
+) -> None:
+    """out[i] += weight[d] * steps[position of code[i] in run[d]] with d = domain[i].
+
+    A row that is not ``present``, or whose run is -1, adds weight[d] * neutral.
+    """
+    for i in range(out.shape[0]):
+        d = domain[i]
+        g = run[d]
+        if g >= 0 and present[i]:
+            out[i] += weight[d] * steps[_last_at_most(offsets, codes, index, shift, g, code[i])]
+        else:
+            out[i] += weight[d] * neutral

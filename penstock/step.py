@@ -1,0 +1,342 @@
+"""A step makes one dataset from its parents: the unit of skipping, resuming, lineage and reporting.
+
+``key`` says what would be built: the parents' digests, the resolved settings, the step's revision,
+the digests of outside inputs and the versions of libraries that decide the output. An equal key in
+the manifest skips the step. ``digest`` says what was built; a step whose rebuilt digest equals the
+old one leaves everything downstream untouched.
+
+    documents ── deduplicated ─┬─ tokenizer ─┬─ scored ── selection-1 ─┬─ dataset-1
+                               └─ quality ───┘                         └─ sequences-1 ── model-1 ── …
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar, Protocol
+
+from penstock.dataset import (
+    MANIFEST,
+    Counts,
+    Dataset,
+    FileEntry,
+    Manifest,
+    TableEntry,
+    hash_json,
+    read_manifest,
+)
+from penstock.errors import DatasetError
+from penstock.pipelines.passes import Engine, Pass, Receipt, Split, Work, add_numbers, merge_counts, merge_parts, run_pass
+from penstock.storage import Folder
+
+
+class Reporter(Protocol):
+    """Hears what happens; the terminal, Prefect and tests each have one."""
+
+    def step_started(self, step: Step, why: str) -> None: ...
+    def progress(self, step: Step, what: str, done: int, total: int) -> None: ...
+    def step_finished(self, result: StepResult) -> None: ...
+    def warn(self, message: str) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def step_started(self, step: Step, why: str) -> None: ...
+    def progress(self, step: Step, what: str, done: int, total: int) -> None: ...
+    def step_finished(self, result: StepResult) -> None: ...
+    def warn(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every step of a run shares and what does not decide its output, ``seed`` and ``dropped`` apart."""
+
+    seed: int = 0
+    dropped: str = "sample"
+    split_bytes: int = 32 << 20
+    fingerprint: Callable[[Any], str] = str
+
+
+@dataclass
+class Built:
+    """What a step's build hands over to be committed."""
+
+    counts: Counts = field(default_factory=Counts)
+    tables: dict[str, TableEntry] = field(default_factory=dict)
+    artifacts: dict[str, FileEntry] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Context:
+    """All that a build may use."""
+
+    step: Step
+    folder: Folder
+    key: str
+    parents: Mapping[str, Dataset]
+    engine: Engine
+    reporter: Reporter
+    settings: Settings
+
+    @property
+    def prefix(self) -> str:
+        """Folder of this key's parts, below the step's folder."""
+        return self.key[:12]
+
+    def run(self, name: str, work: Work, splits: Sequence[Split]) -> list[Receipt]:
+        """Run a pass of this step; splits already done under the same key are kept."""
+        job = Pass(self.folder, f"{self.prefix}/{name}", work)
+        return run_pass(job, splits, self.engine, lambda d, n: self.reporter.progress(self.step, name, d, n))
+
+    def write_artifact(self, name: str, data: bytes, path: str | None = None) -> FileEntry:
+        """Write a small file that belongs to the dataset, under this key's folder unless ``path`` is given."""
+        path = path or f"{self.prefix}/{name}"
+        with self.folder.open_write(path) as file:
+            file.write(data)
+        return FileEntry(path, file.bytes, file.sha256)
+
+    def adopt(self, path: str) -> FileEntry:
+        """The entry of a file that was written below this step's folder."""
+        name = path.removeprefix(self.folder.path.rstrip("/") + "/")
+        data = self.folder.read_bytes(name)
+        return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
+
+    def collect(self, receipts: Sequence[Receipt], *tables: str) -> Built:
+        """Counters and named tables of a pass, merged over its splits, with the timing-free statistics."""
+        built = Built(counts=merge_counts(receipts))
+        for name in tables:
+            entry = merge_parts(receipts, name)
+            if entry is not None:
+                built.tables[name] = entry
+        rows: dict[str, list[int]] = {}
+        for receipt in receipts:
+            for work, (before, after) in receipt.rows.items():
+                known = rows.setdefault(work, [0, 0])
+                known[0] += before
+                known[1] += after
+            add_numbers(built.stats, receipt.stats)
+        if rows:
+            built.stats["row_work"] = rows
+        return built
+
+
+class Step(ABC):
+    """Base of all steps. Instances are small and cheap; ``build`` does the work."""
+
+    name: str  # folder below the run's root
+    parents: tuple[str, ...] = ()
+    revision: ClassVar[int]  # raised whenever the output may change
+    modules: ClassVar[tuple[str, ...]] = ()  # whose source the revision vouches for, besides the step's own
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version decides the output
+    budget: float | None = None  # seconds the recipe allows; shown, not enforced
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The resolved part of the recipe that decides the output (JSON values)."""
+
+    def inputs(self, settings: Settings) -> dict[str, str]:
+        """Outside inputs by name, each with a digest of its bytes."""
+        return {}
+
+    @abstractmethod
+    def build(self, context: Context) -> Built: ...
+
+    def finish(self, folder: Folder, manifest: Manifest) -> None:
+        """Write files derived from the manifest (a card); runs before the manifest is committed."""
+        return None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a run would do with a step, and why."""
+
+    step: Step
+    skip: bool
+    why: str
+    key: str | None = None  # None while a parent has yet to run
+    key_parts: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a run did with a step."""
+
+    step: Step
+    folder: Folder
+    skipped: bool
+    why: str
+    seconds: float
+    manifest: Manifest
+
+
+def library_versions(names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        if name == "python":
+            found[name] = platform.python_version()
+            continue
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def key_parts(step: Step, parents: Mapping[str, Manifest], settings: Settings) -> dict[str, Any]:
+    """Everything the key is a hash of, kept readable so that a change can be named."""
+    parts = {
+        "step": type(step).__name__,
+        "revision": step.revision,
+        "settings": step.config(),
+        "seed": settings.seed,
+        "dropped": settings.dropped,
+        "inputs": step.inputs(settings),
+        "parents": {name: parents[name].digest for name in step.parents},
+        "libraries": library_versions(step.libraries),
+    }
+    # as a manifest gives them back: tuples become lists
+    readable: dict[str, Any] = json.loads(json.dumps(parts))
+    return readable
+
+
+def changes(old: Any, new: Any, path: str = "") -> list[str]:
+    """Paths at which two JSON values differ, with short values: ``settings.minimum: 5 -> 6``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for name in sorted(set(old) | set(new)):
+            out += changes(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+        return out
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [c for i, (a, b) in enumerate(zip(old, new, strict=True)) for c in changes(a, b, f"{path}.{i}")]
+    if old == new:
+        return []
+
+    def short(value: Any) -> str:
+        text = "absent" if value is None else str(value)
+        return text if len(text) <= 24 else text[:20] + "…"
+
+    return [f"{path}: {short(old)} -> {short(new)}"]
+
+
+def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings: Settings) -> Check:
+    """Compare the step's key with its manifest; ``known`` holds the manifests of its parents."""
+    waiting = [name for name in step.parents if name not in known]
+    if waiting:
+        return Check(step, False, f"after {', '.join(waiting)}")
+    parts = key_parts(step, known, settings)
+    key = hash_json(parts)
+    folder = root / step.name
+    manifest = read_manifest(folder)
+    if manifest is None:
+        unfinished = any(name.startswith(key[:12]) for name in folder.files())
+        return Check(step, False, "resumes an unfinished build" if unfinished else "not built yet", key, parts)
+    if manifest.key != key:
+        found = changes(manifest.key_parts, parts)
+        more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+        return Check(step, False, "changed: " + "; ".join(found[:2]) + more, key, parts)
+    missing = Dataset(folder).missing()
+    if missing:
+        return Check(step, False, f"{len(missing)} file(s) missing or cut, first {missing[0]}", key, parts)
+    return Check(step, True, "up to date", key, parts)
+
+
+def check_steps(steps: Sequence[Step], root: Folder, settings: Settings) -> list[Check]:
+    """What a run would do, without doing it."""
+    known: dict[str, Manifest] = {}
+    out = []
+    for step in steps:
+        check = check_step(step, root, known, settings)
+        if check.skip:
+            manifest = read_manifest(root / step.name)
+            if manifest is not None:
+                known[step.name] = manifest
+        out.append(check)
+    return out
+
+
+def run_step(step: Step, root: Folder, engine: Engine, reporter: Reporter, settings: Settings) -> StepResult:
+    """Build one step whose parents are committed, or skip it, and commit its manifest.
+
+    Raises:
+        DatasetError: a parent is not committed, or the step's counters do not balance.
+    """
+    started = time.perf_counter()
+    known = {name: Dataset(root / name).manifest for name in step.parents}
+    check = check_step(step, root, known, settings)
+    folder = root / step.name
+    if check.skip:
+        manifest = Dataset(folder).manifest
+        clear(folder, manifest)  # a kill right after the commit left the attempt's files
+        result = StepResult(step, folder, True, check.why, 0.0, manifest)
+        reporter.step_finished(result)
+        return result
+    if check.key is None or check.key_parts is None:
+        raise DatasetError(f"{step.name}: {check.why} has to run first")
+    reporter.step_started(step, check.why)
+    parents = {name: Dataset(root / name) for name in step.parents}
+    built = step.build(Context(step, folder, check.key, parents, engine, reporter, settings))
+    manifest = commit(step, folder, check.key, check.key_parts, known, built)
+    result = StepResult(step, folder, False, check.why, time.perf_counter() - started, manifest)
+    reporter.step_finished(result)
+    return result
+
+
+def commit(
+    step: Step,
+    folder: Folder,
+    key: str,
+    parts: dict[str, Any],
+    parents: Mapping[str, Manifest],
+    built: Built,
+) -> Manifest:
+    """Check the accounting, write the manifest (the only commit) and clear what it does not name."""
+    if not built.counts.balances:
+        raise DatasetError(
+            f"{step.name}: rows in {built.counts.rows_in} + made {built.counts.made} is not "
+            f"kept {built.counts.kept} + dropped {built.counts.dropped_total}; nothing was published"
+        )
+    digest = hash_json(
+        {
+            "tables": {name: table.digest for name, table in built.tables.items()},
+            "artifacts": {name: file.sha256 for name, file in built.artifacts.items()},
+        }
+    )
+    manifest = Manifest(
+        step=step.name,
+        revision=step.revision,
+        key=key,
+        key_parts=parts,
+        digest=digest,
+        parents={name: {"key": m.key, "digest": m.digest} for name, m in parents.items()},
+        counts=built.counts,
+        tables=built.tables,
+        artifacts=built.artifacts,
+        stats=built.stats,
+    )
+    step.finish(folder, manifest)
+    folder.write_json(MANIFEST, manifest.to_json())
+    clear(folder, manifest)
+    return manifest
+
+
+# parts of any key, files of a published dataset, small files whose rename never came
+_MADE_BY_STEPS = re.compile(r"[0-9a-f]{12}/|data/|dropped/|samples\.parquet$|(.*/)?\.tmp-")
+
+
+def clear(folder: Folder, manifest: Manifest) -> None:
+    """Remove files of builds that the manifest does not name; files of other makers (``.git``, notes) stay."""
+    named = {file.path for table in manifest.tables.values() for file in table.files}
+    named |= {file.path for file in manifest.artifacts.values()}
+    stale = [name for name in folder.files() if name not in named and _MADE_BY_STEPS.match(name)]
+    if stale:
+        folder.remove(stale)
+        folder.prune_empty()

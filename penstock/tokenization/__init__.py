@@ -1,0 +1,1 @@
+"""Cutting text into tokens and tokens into training sequences."""

@@ -1,0 +1,148 @@
+"""Shared fixtures: a small corpus on disk, an S3-compatible server on loopback, a recipe for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import threading
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults", type=int, default=2, help="random kills per step in the fault tests")
+    parser.addoption("--faults-seed", type=int, default=None, help="repeat the kills of a run that printed this seed")
+
+
+WORDS = (
+    "the of and to in that with have be water river gate pipe turbine flow pressure model data token language "
+    "learn train select copy merge rank score sample hash split part file table column row batch seed loss step "
+    "mountain valley bridge engine wheel copper iron winter summer morning evening garden window letter paper"
+).split()
+
+
+def sentence(rng: random.Random, vocabulary: list[str]) -> str:
+    words = rng.choices(vocabulary, k=rng.randint(6, 14))
+    return " ".join(words).capitalize() + "."
+
+
+def write_corpus(folder, *, documents: int = 240, seed: int = 0) -> None:
+    """Three domains as JSON lines, with exact duplicates, short rows and one bad line in each file."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, domain in enumerate(("rivers", "machines", "letters")):
+        vocabulary = WORDS[:8] + rng.sample(WORDS[8:], 24)
+        lines = []
+        for number in range(documents // 3):
+            sentences = [sentence(rng, vocabulary) for _ in range(rng.randint(8, 24))]
+            text = "\n".join(" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3))
+            if number % 17 == 3 and lines:
+                text = json.loads(lines[-1])["text"]
+            if number % 23 == 5:
+                text = "too short"
+            lines.append(json.dumps({"text": text, "domain": domain}))
+        lines.insert(5 + index, "{not json")
+        (folder / f"{domain}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    write_corpus(folder)
+    return folder
+
+
+RECIPE = """
+name: small
+seed: 3
+source:
+  files: [{{path: '{corpus}/*.jsonl', columns: {{domain: domain}}}}]
+splits: {{validation: 0.1, test: 0.05}}
+tokenizer: {{vocabulary_size: 512, sample_mb: 1}}
+quality:
+  positive: {{domains: [rivers]}}
+  negative: {{domains: [machines, letters]}}
+  rows_per_side: 200
+select: {{omega: 0.7, lam: 10, eps: 0.2, eps_max: 1.0}}
+sequences: {{length: 64}}
+train:
+  steps: 12
+  batch_size: 4
+  eval_every: 6
+  checkpoint_every: 4
+  signals_every: 4
+  warmup_steps: 2
+  eval_sequences: 4
+  threads: 1
+  model: {{hidden_size: 32, layers: 1, heads: 2, kv_heads: 2, ffn_size: 64}}
+rounds: 2
+"""
+
+
+@pytest.fixture
+def recipe_text(corpus):
+    return RECIPE.format(corpus=corpus)
+
+
+@pytest.fixture
+def recipe(recipe_text):
+    from penstock.recipe import Recipe
+
+    return Recipe.parse(recipe_text)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(folder with ``corpus`` and ``run``, recipe, result): a finished run that tests read or copy."""
+    from penstock.recipe import Recipe
+    from penstock.run import run
+
+    base = tmp_path_factory.mktemp("finished")
+    write_corpus(base / "corpus")
+    recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"))
+    return base, recipe, run(recipe, out=str(base / "run"), workers=2)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Address of moto's S3 server, started for the session on a free port of loopback."""
+    moto = pytest.importorskip("moto.server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server, monkeypatch):
+    """A new bucket as ``s3://…``; workers find the server through the environment."""
+    import fsspec
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{os.urandom(4).hex()}"
+    fsspec.filesystem("s3").mkdir(f"s3://{name}")
+    yield f"s3://{name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left_behind():
+    """A test that starts threads of ours stops them."""
+    before = {t.name for t in threading.enumerate()}
+    yield
+    after = [t.name for t in threading.enumerate() if t.name not in before and t.name.startswith("penstock-")]
+    assert not after, f"threads left running: {after}"

@@ -1,0 +1,73 @@
+"""Start-up stays light, the public surface is one short list, and no module shadows the standard library's."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import penstock
+
+HEAVY = ("torch", "apache_beam", "prefect", "faiss", "transformers", "numba", "sklearn", "datasets", "pyarrow", "pydantic")
+ROOT = Path(penstock.__file__).parent
+
+
+def loaded_by(code):
+    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import penstock",
+        "import penstock.cli",
+        "import sys; sys.argv=['penstock','--help']\ntry:\n    from penstock.cli import main; main()\nexcept SystemExit: pass",
+    ],
+    ids=["package", "cli", "help"],
+)
+def test_nothing_heavy_is_loaded_at_start_up(code):
+    assert not loaded_by(code) & set(HEAVY)
+
+
+def test_a_recipe_loads_without_the_engines():
+    engines = {"torch", "apache_beam", "prefect", "faiss", "transformers", "sklearn", "datasets"}
+    assert not loaded_by("import penstock.recipe, penstock.run, penstock.pipelines.plan") & engines
+
+
+def test_every_public_name_loads_and_is_documented():
+    assert penstock.__all__ == sorted(penstock.__all__, key=str)
+    for name in penstock.__all__:
+        value = getattr(penstock, name)
+        assert name == "__version__" or value.__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = penstock.nothing
+
+
+def test_no_script_runs_from_inside_the_package():
+    for path in ROOT.glob("*.py"):
+        if path.name != "__main__.py":
+            assert '__name__ == "__main__"' not in path.read_text(), path.name
+    assert not (ROOT.parent / "selectors").exists()
+    subprocess.run([sys.executable, "-c", "import subprocess, selectors; selectors.DefaultSelector()"], check=True, cwd=ROOT.parent)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_house_rules_hold_in_every_module(path):
+    tree = ast.parse(path.read_text())
+    assert path.name == "__init__.py" or ast.get_docstring(tree), "every module says what it is"
+    for node in ast.walk(tree):
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), "bare except"
+        assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), "star import"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            names = [n.id for n in (node.left, node.right) if isinstance(n, ast.Name)]
+            assert "seed" not in names, "seeds are derived by path, never added to"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec"), "no eval"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert isinstance(node.value, ast.Constant) and node.value.value is False
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            assert "pickle" not in {getattr(node, "module", None), *(a.name for a in node.names)}, "no pickle"
