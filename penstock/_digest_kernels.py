@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from penstock.kernels import inlined, kernel
 
 _A = np.uint64(0xBF58476D1CE4E5B9)
 _B = np.uint64(0x94D049BB133111EB)
 _C = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _mix(x: Any) -> Any:
     x = (x ^ (x >> np.uint64(30))) * _A
     x = (x ^ (x >> np.uint64(27))) * _B
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def hash_ranges(data: Any, starts: Any, seeds: Any) -> Any:
     """Hash data[starts[i]:starts[i + 1]] for every i under both seeds: (2, n) uint64."""
     n = starts.shape[0] - 1
@@ -48,7 +49,7 @@ def hash_ranges(data: Any, starts: Any, seeds: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def combine(left: Any, right: Any) -> Any:
     """Fold one column's hashes into the rows' hashes, order of columns counting."""
     out = np.empty_like(left)
@@ -58,7 +59,7 @@ def combine(left: Any, right: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def fold(values: Any, starts: Any, seeds: Any) -> Any:
     """Combine element hashes over runs starts[i]:starts[i + 1], order counting: (2, n)."""
     n = starts.shape[0] - 1

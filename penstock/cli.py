@@ -5,6 +5,7 @@ Nothing heavy is imported until a verb needs it, so ``penstock --help`` answers 
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +25,8 @@ app.add_typer(recipe_app, name="recipe")
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="Override a key: a.b=value (YAML). May be given again.")]
 Out = Annotated[str | None, typer.Option("--out", help="Folder or URL of the run; default: the recipe's output.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes at home; default: one a core.")]
-SplitMB = Annotated[float, typer.Option(help="Input megabytes a split; changes no output.", min=0.001)]
+Workers = Annotated[int | None, typer.Option(min=0, help="Worker processes at home; default: one a core.")]
+SplitMB = Annotated[float, typer.Option(min=0.001, help="Input megabytes a split; changes no output.")]
 Runner = Annotated[str | None, typer.Option(help="Beam runner for the passes, e.g. FnApiRunner; default: at home.")]
 RunnerOption = Annotated[list[str], typer.Option(help="Option for the Beam runner, e.g. --job_endpoint=host:port.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count inputs and say what would run or be skipped, and why.")]
@@ -41,7 +42,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     return None
 
@@ -71,13 +74,14 @@ def _go(
     flow: bool,
 ) -> None:
     from penstock.recipe import Recipe
-    from penstock.run import check, run
+    from penstock.run import check, root_of, run
     from penstock.terminal import Terminal, print_checks, print_results
 
     loaded = Recipe.load(recipe, overrides)
     split_bytes = int(split_mb * (1 << 20))
     if dry_run:
-        print_checks(loaded, check(loaded, out=out, split_bytes=split_bytes, only=only), split_bytes)
+        checks = check(loaded, out=out, split_bytes=split_bytes, only=only)
+        print_checks(loaded, root_of(loaded, out), checks, split_bytes)
         return
     try:
         with Terminal() as terminal:
@@ -101,28 +105,28 @@ def _go(
 @app.command()
 def run(
     recipe: RecipePath,
-    set_: Set = [],  # noqa: B006 (typer reads the default once)
+    set_: Set = [],
     out: Out = None,
     workers: Workers = None,
     split_mb: SplitMB = 32.0,
     runner: Runner = None,
-    runner_option: RunnerOption = [],  # noqa: B006
+    runner_option: RunnerOption = [],
     dry_run: DryRun = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Without Prefect.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Without Prefect: no server, the same datasets.")] = False,
 ) -> None:
-    """Run a whole recipe: data, tokens, model, second selection, report."""
+    """Run a recipe to its end: data, tokens, model, rounds, report."""
     _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, None, not plain)
 
 
 @app.command()
 def build(
     recipe: RecipePath,
-    set_: Set = [],  # noqa: B006
+    set_: Set = [],
     out: Out = None,
     workers: Workers = None,
     split_mb: SplitMB = 32.0,
     runner: Runner = None,
-    runner_option: RunnerOption = [],  # noqa: B006
+    runner_option: RunnerOption = [],
     dry_run: DryRun = False,
 ) -> None:
     """Build the first round's dataset of a recipe; no training."""
@@ -132,7 +136,7 @@ def build(
 @app.command()
 def train(
     recipe: RecipePath,
-    set_: Set = [],  # noqa: B006
+    set_: Set = [],
     out: Out = None,
     workers: Workers = None,
     split_mb: SplitMB = 32.0,
@@ -144,11 +148,16 @@ def train(
 
 @app.command()
 def inspect(
-    folder: Annotated[str, typer.Argument(help="A dataset folder or a run folder, by path or URL.", show_default=False)],
+    folder: Annotated[
+        str, typer.Argument(help="A dataset folder or a run folder, by path or URL.", show_default=False)
+    ],
     sample: Annotated[int, typer.Option(help="Show this many rows.", min=0)] = 0,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its sha256.")] = False,
 ) -> None:
-    """Show a dataset: rows, columns, bytes, tokens by domain, drops by reason, lineage."""
+    """Show what a dataset or a run holds.
+
+    Rows, columns, bytes, tokens by domain, drops by reason, and the datasets it was made from.
+    """
     from penstock.inspect import inspect_folder
 
     inspect_folder(folder, sample=sample, verify=verify)
@@ -157,16 +166,14 @@ def inspect(
 @app.command()
 def report(
     recipe: RecipePath,
-    set_: Set = [],  # noqa: B006
+    set_: Set = [],
     out: Out = None,
 ) -> None:
     """Write report.html of a run again from its datasets."""
     from penstock.recipe import Recipe
-    from penstock.report.build import write_report
-    from penstock.run import root_of
+    from penstock.run import report_again
 
-    loaded = Recipe.load(recipe, set_)
-    typer.echo(write_report(loaded, root_of(loaded, out), (), 0.0))
+    typer.echo(report_again(Recipe.load(recipe, set_), out=out))
 
 
 @recipe_app.command("schema")
@@ -180,7 +187,7 @@ def recipe_schema() -> None:
 
 
 @recipe_app.command("show")
-def recipe_show(recipe: RecipePath, set_: Set = []) -> None:  # noqa: B006
+def recipe_show(recipe: RecipePath, set_: Set = []) -> None:
     """Print a recipe with every default and override written out."""
     from penstock.recipe import Recipe
 
@@ -191,8 +198,14 @@ def main() -> None:
     """Entry point: user errors are one line on stderr and exit code 1."""
     from penstock.errors import PenstockError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 still shows every name
     try:
         app()
     except PenstockError as error:
-        print(f"penstock: {error}", file=sys.stderr)
+        from penstock.report.text import visible
+
+        # one line, whatever a parser's message looks like, and nothing in it that a terminal would obey
+        print("penstock:", visible(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
         sys.exit(1)

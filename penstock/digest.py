@@ -137,9 +137,7 @@ def _as_bytes(array: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     kind, n = array.type, len(array)
     if pa.types.is_boolean(kind):
         array, kind = array.cast(pa.uint8()), pa.uint8()
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        array, kind = array.cast(pa.large_binary()), pa.large_binary()
-    elif pa.types.is_large_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind):
         array, kind = array.cast(pa.large_binary()), pa.large_binary()
     buffers = array.buffers()
     if pa.types.is_large_binary(kind):

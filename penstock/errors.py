@@ -8,6 +8,7 @@
     ├── FolderInUseError     another process is writing into the folder
     ├── StorageError         the disk is full, read-only or gone
     ├── WorkerError          a worker process died or raised
+    ├── TrainingError        training cannot go on: the loss is no finite number
     └── MissingExtraError    an optional package is not installed
 
 A message says what was got, what is allowed and what to do next.
@@ -46,6 +47,10 @@ class StorageError(PenstockError):
 
 class WorkerError(PenstockError):
     """A worker died, or raised something that is not a PenstockError."""
+
+
+class TrainingError(PenstockError):
+    """Training cannot go on: the loss or the gradient is not a finite number."""
 
 
 class MissingExtraError(PenstockError):

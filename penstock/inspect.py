@@ -1,24 +1,30 @@
-"""What is in a dataset, from its manifest: rows, columns, bytes, tokens by domain, drops, lineage, samples."""
+"""What is in a dataset, from its manifest: rows, columns, bytes, tokens by domain, drops, lineage, samples.
+
+Price: the manifests alone; a sample reads the first row group of each table, ``verify`` every byte.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from penstock.dataset import Dataset, Manifest, read_manifest
-from penstock.errors import DatasetError
+from penstock.errors import ConfigError, DatasetError
 from penstock.storage import Folder
-from penstock.terminal import plain
+from penstock.terminal import PATH_CHARACTERS, count, plain, print_whole, say, table
+
+VALUE_CHARACTERS = 160
+VERIFIED = "every file has the sha256 its manifest names"
 
 
 def inspect_folder(url: str, *, sample: int = 0, verify: bool = False, console: Console | None = None) -> None:
     """Print what a dataset folder, or every dataset of a run folder, holds.
 
     Raises:
+        ConfigError: a sample was asked of a run folder.
         DatasetError: there is no dataset, or with ``verify`` a file is missing or damaged.
     """
     console = console or Console()
@@ -29,27 +35,40 @@ def inspect_folder(url: str, *, sample: int = 0, verify: bool = False, console: 
     found = datasets_below(folder)
     if not found:
         raise DatasetError(
-            f"{url}: no manifest.json here or one level below, so no dataset; give the folder of a run or of one of its "
-            "datasets, or run the build to its end"
+            f"{url}: no manifest.json here or one level below, so no dataset; give the folder of a run or of one of "
+            "its datasets, or run the build to its end"
         )
-    table = Table(title=f"Datasets of {url}")
-    for name in ("dataset", "rows in", "kept", "dropped", "bytes", "digest"):
-        table.add_column(name, justify="left" if name in ("dataset", "digest") else "right")
+    if sample:
+        names = ", ".join(dataset.manifest.step for dataset in found)
+        raise ConfigError(
+            f"--sample: got the folder of a run, allowed one of its datasets; add one of {names} to {url}"
+        )
+    shown = table(f"Datasets of {url}", ("dataset",), ("rows in", "kept", "dropped", "bytes"), ("digest",))
     for dataset in found:
         manifest = dataset.manifest
-        if verify:
-            dataset.verify()
-        table.add_row(
+        rows = (manifest.counts.rows_in, manifest.counts.kept, manifest.counts.dropped_total)
+        shown.add_row(
             plain(manifest.step),
-            f"{manifest.counts.rows_in:,}",
-            f"{manifest.counts.kept:,}",
-            f"{manifest.counts.dropped_total:,}",
+            *(f"{n:,}" if any(rows) else "" for n in rows),
             f"{sum(f.bytes for f in dataset.entries()):,}",
             manifest.digest[:8],
         )
-    console.print(table)
+    print_whole(console, shown)
     if verify:
-        console.print("every file has the sha256 its manifest names")
+        _verify(found, console)
+
+
+def _verify(datasets: list[Dataset], console: Console) -> None:
+    """Verify all before the first complaint: who looks for damage wants to know of all of it."""
+    wrong = []
+    for dataset in datasets:
+        try:
+            dataset.verify()
+        except DatasetError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DatasetError("; ".join(wrong))
+    say(console, VERIFIED)
 
 
 def datasets_below(folder: Folder) -> list[Dataset]:
@@ -71,58 +90,64 @@ def datasets_below(folder: Folder) -> list[Dataset]:
 
 def _show(dataset: Dataset, console: Console, sample: int, verify: bool) -> None:
     manifest = dataset.manifest
-    console.print(f"[bold]{escape(manifest.step)}[/bold]  {escape(dataset.folder.url)}", highlight=False)
-    console.print(f"digest {manifest.digest}   key {manifest.key}   revision {manifest.revision}", highlight=False)
+    say(console, plain(manifest.step, style="bold"), "  ", plain(dataset.folder.url, limit=PATH_CHARACTERS))
+    say(console, f"digest    {manifest.digest}")
+    say(console, f"key       {manifest.key}")
+    say(console, f"revision  {manifest.revision}")
     counts = manifest.counts
-    console.print(
-        f"rows in {counts.rows_in:,} + made {counts.made:,} = kept {counts.kept:,} + dropped {counts.dropped_total:,}",
-        highlight=False,
-    )
-    if manifest.tables:
-        console.print(_tables(manifest))
+    if counts.rows_in or counts.made:
+        made = f" + made {counts.made:,}" if counts.made else ""
+        say(console, f"rows in {counts.rows_in:,}{made} = kept {counts.kept:,} + dropped {counts.dropped_total:,}")
+    _tables(manifest, console)
     if manifest.artifacts:
-        artifacts = Table(title="Artifacts")
-        artifacts.add_column("name")
-        artifacts.add_column("bytes", justify="right")
+        artifacts = table("Artifacts", ("name",), ("bytes",))
         for name, entry in manifest.artifacts.items():
             artifacts.add_row(plain(name), f"{entry.bytes:,}")
-        console.print(artifacts)
+        _section(console, artifacts)
     tokens = tokens_by_domain(manifest)
     if tokens:
-        domains = Table(title="Tokens by domain")
-        domains.add_column("domain")
-        domains.add_column("tokens", justify="right")
-        for domain, count in sorted(tokens.items(), key=lambda item: (-item[1], item[0])):
-            domains.add_row(plain(domain), f"{count:,}")
-        console.print(domains)
+        domains = table("Tokens by domain", ("domain",), ("tokens",))
+        for domain, number in sorted(tokens.items(), key=lambda item: (-item[1], item[0])):
+            domains.add_row(plain(domain), f"{number:,}")
+        _section(console, domains)
     if counts.dropped_total:
-        drops = Table(title="Dropped")
-        for name in ("by", "reason"):
-            drops.add_column(name)
-        drops.add_column("rows", justify="right")
+        drops = table("Dropped", ("by", "reason"), ("rows",))
         for work, reasons in counts.dropped.items():
             for reason, rows in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
                 drops.add_row(plain(work), plain(reason), f"{rows:,}")
-        console.print(drops)
+        _section(console, drops)
+    say(console)
+    say(console, "Made from")
     console.print(lineage(dataset))
     if sample:
         _sample(dataset, console, sample)
     if verify:
-        dataset.verify()
-        console.print("every file has the sha256 its manifest names")
+        say(console)
+        _verify([dataset], console)
 
 
-def _tables(manifest: Manifest) -> Table:
-    table = Table(title="Tables")
-    for name in ("table", "columns"):
-        table.add_column(name)
-    for name in ("rows", "files", "bytes"):
-        table.add_column(name, justify="right")
+def _section(console: Console, shown: Any) -> None:
+    say(console)
+    console.print(shown)
+
+
+def _tables(manifest: Manifest, console: Console) -> None:
+    """Tables with their sizes, then the columns once for all tables that share them."""
+    if not manifest.tables:
+        return
+    sizes = table("Tables", ("table",), ("rows", "files", "bytes"))
+    same: dict[str, list[str]] = {}
     for name, entry in manifest.tables.items():
+        sizes.add_row(plain(name), f"{entry.rows:,}", f"{len(entry.files):,}", f"{sum(f.bytes for f in entry.files):,}")
         columns = ", ".join(f"{column}: {kind}" for column, kind in entry.columns.items())
-        size = sum(f.bytes for f in entry.files)
-        table.add_row(plain(name), plain(columns), f"{entry.rows:,}", str(len(entry.files)), f"{size:,}")
-    return table
+        family = f"{name.partition('/')[0]}/…" if "/" in name else name
+        if family not in same.setdefault(columns, []):
+            same[columns].append(family)
+    _section(console, sizes)
+    shown = table("Columns", ("of", "columns"))
+    for columns, names in same.items():
+        shown.add_row(plain(", ".join(names)), plain(columns, limit=4000))
+    _section(console, shown)
 
 
 def tokens_by_domain(manifest: Manifest) -> dict[str, int]:
@@ -130,13 +155,13 @@ def tokens_by_domain(manifest: Manifest) -> dict[str, int]:
     out: dict[str, int] = {}
 
     def add(value: Any) -> None:
-        for domain, count in value.items():
-            if isinstance(count, dict) and "packed" in count:
-                count = count["packed"]
-            if isinstance(count, dict):
-                add(count)
+        for domain, found in value.items():
+            if isinstance(found, dict) and "packed" in found:
+                found = found["packed"]
+            if isinstance(found, dict):
+                add(found)
             else:
-                out[domain] = out.get(domain, 0) + count
+                out[domain] = out.get(domain, 0) + found
 
     tokens = manifest.stats.get("tokens", {})
     if isinstance(tokens, dict):
@@ -148,26 +173,26 @@ def lineage(dataset: Dataset) -> Tree:
     """The datasets this one was made from, as far as they lie beside it, with short digests."""
     root = Folder(dataset.folder.url.rstrip("/").rpartition("/")[0] or ".")
 
-    def node(name: str, digest: str) -> str:
-        return f"{escape(name)}  [dim]{digest[:8]}[/dim]"
+    def node(name: str, digest: str) -> Text:
+        return Text.assemble(plain(name), "  ", (digest[:8], "dim"))
 
     shown: set[str] = set()
 
     def grow(tree: Tree, manifest: Manifest) -> None:
         inputs = manifest.key_parts.get("inputs", {})
         if inputs:
-            tree.add(f"[dim]{len(inputs):,} input files[/dim]")
+            tree.add(Text(count(len(inputs), "input file"), "dim"))
         for name, parent in manifest.parents.items():
-            again = name in shown
-            branch = tree.add(node(name, parent["digest"]) + (" [dim](as above)[/dim]" if again else ""))
-            if again:
+            if name in shown:
+                tree.add(node(name, parent["digest"]).append(" (as above)", "dim"))
                 continue
             shown.add(name)
+            branch = tree.add(node(name, parent["digest"]))
             found = read_manifest(root / name)
             if found is None:
-                branch.add("[dim]not beside this dataset[/dim]")
+                branch.add(Text("not beside this dataset", "dim"))
             elif found.digest != parent["digest"]:
-                branch.add(f"[dim]since rebuilt as {found.digest[:8]}[/dim]")
+                branch.add(Text(f"since rebuilt as {found.digest[:8]}", "dim"))
             else:
                 grow(branch, found)
 
@@ -179,16 +204,21 @@ def lineage(dataset: Dataset) -> Tree:
 def _sample(dataset: Dataset, console: Console, rows: int) -> None:
     """The first rows of each table, long values cut."""
     for name in dataset.manifest.tables:
-        if name.startswith(("train/", "validation/", "test/")) or not rows:
-            continue
-        console.print(f"[bold]{escape(name)}[/bold]")
+        say(console)
+        say(console, plain(name, style="bold"))
         left = rows
         for batch in dataset.batches(name, rows=rows):
             for row in batch.slice(0, left).to_pylist():
+                if left < rows:
+                    say(console)
                 for column, value in row.items():
-                    text = str(value)
-                    console.print(plain(f"  {column}: {text if len(text) <= 160 else text[:159] + '…'}"))
-                console.print()
-            left -= min(left, batch.num_rows)
+                    say(console, "  ", plain(column), ": ", plain(_value(value), limit=VALUE_CHARACTERS))
+                left -= 1
             if not left:
                 break
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -102,7 +102,9 @@ class QualitySet(_Model):
     @pydantic.model_validator(mode="after")
     def _some(self) -> QualitySet:
         if not self.domains and not self.files and self.environment is None:
-            raise ValueError("got an empty set, allowed domains, files or environment; for the whole corpus: domains: ['*']")
+            raise ValueError(
+                "got an empty set, allowed domains, files or environment; for the whole corpus: domains: ['*']"
+            )
         return self
 
 

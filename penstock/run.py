@@ -1,12 +1,12 @@
 """From a recipe to steps, and from steps to a run: the one function behind ``penstock run``.
 
-    root/
-      run.json            whose folder this is
-      recipe.yaml         the recipe as resolved
-      documents/ … model-2/   one dataset a step: manifest.json and parts
-      timings.json        seconds and peak memory of the last build of each step
-      logs/               TensorBoard curves and step times of training
-      report.html
+root/
+  run.json            whose folder this is
+  recipe.yaml         the recipe as resolved
+  documents/ … model-2/   one dataset a step: manifest.json and parts
+  timings.json        seconds and peak memory of the last build of each step
+  logs/               TensorBoard curves and step times of training
+  report.html
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RunResult:
 
     root: Folder
     steps: tuple[StepResult, ...]
-    report: str
+    report: str | None  # path or URL; None when none was asked for
     seconds: float
 
 
@@ -180,27 +180,48 @@ def run(
         if flow and not all(c.skip for c in checks):
             from penstock.flows.run import run_as_flow
 
-            run_as_flow(recipe.name, list(by_name), do, write_report if report else lambda: root.url)
+            run_as_flow(recipe.name, list(by_name), do, write_report if report else None, reporter)
         else:
             for name in by_name:
                 do(name)
             if report:
                 write_report()
-    return RunResult(root, tuple(results), root.join("report.html"), time.perf_counter() - started)
+    written = root.join("report.html") if report else None
+    return RunResult(root, tuple(results), written, time.perf_counter() - started)
+
+
+def report_again(recipe: Recipe, *, out: str | None = None) -> str:
+    """Write the report of a run's datasets as they are and return its path.
+
+    Raises:
+        DatasetError: there is none.
+        OtherRecipeError: the folder belongs to a recipe of another name.
+    """
+    from penstock.report.build import write_report
+
+    root = root_of(recipe, out)
+    own_folder(recipe, root, write=False)
+    return write_report(recipe, root)
 
 
 def remember(root: Folder, result: StepResult, peak: int) -> None:
     """Keep a built step's time and memory; they are facts of this machine, so no manifest holds them."""
-    try:
-        timings = root.read_json(TIMINGS)
-    except (FileNotFoundError, json.JSONDecodeError):
-        timings = {}
+    timings = read_timings(root)
     timings[result.step.name] = {
         "seconds": round(result.seconds, 3),
         "peak_memory": peak,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     root.write_json(TIMINGS, timings)
+
+
+def read_timings(root: Folder) -> dict[str, Any]:
+    """``seconds``, ``peak_memory`` (bytes) and ``finished`` (ISO 8601) of the last build of each step, by its name."""
+    try:
+        timings: dict[str, Any] = root.read_json(TIMINGS)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return timings
 
 
 class PeakMemory:
@@ -238,4 +259,3 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-

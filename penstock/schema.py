@@ -31,7 +31,9 @@ PROBLEMS = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("original_prompt", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
-        pa.field("verdicts", pa.list_(pa.struct([("check", pa.string()), ("passed", pa.bool_()), ("detail", pa.string())]))),
+        pa.field(
+            "verdicts", pa.list_(pa.struct([("check", pa.string()), ("passed", pa.bool_()), ("detail", pa.string())]))
+        ),
         pa.field("parents", pa.list_(pa.string())),
         pa.field("provenance", pa.string()),  # JSON: model, revision, prompt hash, seed, round, gain
     ]

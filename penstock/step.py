@@ -33,7 +33,17 @@ from penstock.dataset import (
     read_manifest,
 )
 from penstock.errors import DatasetError
-from penstock.pipelines.passes import Engine, Pass, Receipt, Split, Work, add_numbers, merge_counts, merge_parts, run_pass
+from penstock.pipelines.passes import (
+    Engine,
+    Pass,
+    Receipt,
+    Split,
+    Work,
+    add_numbers,
+    merge_counts,
+    merge_parts,
+    run_pass,
+)
 from penstock.storage import Folder
 
 
@@ -43,6 +53,7 @@ class Reporter(Protocol):
     def step_started(self, step: Step, why: str) -> None: ...
     def progress(self, step: Step, what: str, done: int, total: int) -> None: ...
     def step_finished(self, result: StepResult) -> None: ...
+    def note(self, message: str) -> None: ...
     def warn(self, message: str) -> None: ...
 
 
@@ -52,6 +63,7 @@ class Silent:
     def step_started(self, step: Step, why: str) -> None: ...
     def progress(self, step: Step, what: str, done: int, total: int) -> None: ...
     def step_finished(self, result: StepResult) -> None: ...
+    def note(self, message: str) -> None: ...
     def warn(self, message: str) -> None: ...
 
 
@@ -135,7 +147,7 @@ class Step(ABC):
     name: str  # folder below the run's root
     parents: tuple[str, ...] = ()
     revision: ClassVar[int]  # raised whenever the output may change
-    modules: ClassVar[tuple[str, ...]] = ()  # whose source the revision vouches for, besides the step's own
+    modules: ClassVar[tuple[str, ...]] = ()  # code the revision vouches for besides what the class names itself
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version decides the output
     budget: float | None = None  # seconds the recipe allows; shown, not enforced
 

@@ -1,27 +1,59 @@
-"""What a run looks like in a terminal: progress while it works, a table at the end."""
+"""What a run looks like in a terminal: progress while it works (stderr), tables of results (stdout).
+
+Names and texts come from data; ``plain`` shows what a terminal would obey.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from penstock.report.text import duration, one_line, size
 from penstock.step import Check, Step, StepResult
 
 if TYPE_CHECKING:
     from penstock.recipe import Recipe
     from penstock.run import RunResult
+    from penstock.storage import Folder
+
+NAME_CHARACTERS = 400
+PATH_CHARACTERS = 5000  # a path that was cut leads nowhere
 
 
-def plain(text: str) -> Text:
-    """Text from data, with nothing a terminal would obey."""
-    return Text("".join(c if c.isprintable() else "\ufffd" for c in text))
+def plain(text: str, limit: int = NAME_CHARACTERS, style: str = "") -> Text:
+    """Text from data on one line, cut, with nothing a terminal would obey: ``⟨ESC⟩[31m``."""
+    return Text(one_line(text, limit), style)
+
+
+def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:
+    """Print a line as it is: no markup, no colours of its own, wrapped by the terminal only (paths stay whole)."""
+    console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def table(title: str, left: Sequence[str], right: Sequence[str] = (), last: Sequence[str] = ()) -> Table:
+    """An empty table: columns of words (they wrap), of numbers (they never do), and of words again."""
+    made = Table(title=plain(title), box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    for name in left:
+        made.add_column(name, overflow="fold")
+    for name in right:
+        made.add_column(name, justify="right", no_wrap=True)
+    for name in last:
+        made.add_column(name, overflow="fold")
+    return made
+
+
+def print_whole(console: Console, shown: Table) -> None:
+    """Print a table of short cells at its own width: on a narrow terminal its lines wrap, no number is cut."""
+    wide = console.options.update(max_width=10_000)
+    width = Measurement.get(console, wide, shown).maximum
+    console.print(shown, width=max(width, console.width), crop=False, no_wrap=True, soft_wrap=True)
 
 
 class Terminal:
@@ -30,13 +62,14 @@ class Terminal:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._progress: Progress | None = None
-        self._task: tuple[str, object] | None = None
-        self._started = time.perf_counter()
+        self._task: tuple[str, Any] | None = None
 
     def __enter__(self) -> Terminal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop()
 
     def _stop(self) -> None:
@@ -47,15 +80,15 @@ class Terminal:
 
     def step_started(self, step: Step, why: str) -> None:
         budget = f", budget {step.budget:.0f} s" if step.budget else ""
-        self.console.print(Text.assemble((step.name, "bold"), f"  {why}{budget}"))
+        say(self.console, plain(step.name, style="bold"), "  ", plain(why), budget)
 
     def progress(self, step: Step, what: str, done: int, total: int) -> None:
         if not self.console.is_terminal:
             return
-        if self._task is None or self._task[0] != what:
+        if self._progress is None or self._task is None or self._task[0] != what:
             self._stop()
             self._progress = Progress(
-                TextColumn("  {task.description}"),
+                TextColumn("  {task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -65,62 +98,77 @@ class Terminal:
             )
             self._progress.start()
             self._task = (what, self._progress.add_task(what, total=total))
-        assert self._progress is not None
-        self._progress.update(self._task[1], completed=done, total=total)  # type: ignore[arg-type]
+        self._progress.update(self._task[1], completed=done, total=total)
         if done == total:
             self._stop()
 
     def step_finished(self, result: StepResult) -> None:
         self._stop()
+        name = result.step.name
         if result.skipped:
-            self.console.print(Text.assemble((result.step.name, "dim"), ("  up to date", "dim")))
-        else:
-            counts = result.manifest.counts
-            rows = f"  kept {counts.kept:,}, dropped {counts.dropped_total:,}" if counts.rows_in or counts.kept else ""
-            self.console.print(f"  {result.seconds:.1f} s{rows}  digest {result.manifest.digest[:8]}", highlight=False)
+            say(self.console, plain(name, style="dim"), ("  up to date", "dim"))
+            return
+        counts = result.manifest.counts
+        rows = f"  kept {counts.kept:,}, dropped {counts.dropped_total:,}" if counts.rows_in or counts.made else ""
+        say(self.console, f"  {duration(result.seconds)}{rows}  digest {result.manifest.digest[:8]}")
+
+    def note(self, message: str) -> None:
+        say(self.console, plain(message, style="dim"))
 
     def warn(self, message: str) -> None:
-        self.console.print(Text.assemble(("warning: ", "yellow"), plain(message)))
+        say(self.console, ("warning: ", "yellow"), plain(message, 4 * NAME_CHARACTERS))
 
 
-def print_results(result: RunResult) -> None:
+def print_results(result: RunResult, console: Console | None = None) -> None:
     """The step table and the report's path, on stdout."""
-    console = Console()
-    table = Table(title="Steps", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("step", "status"):
-        table.add_column(name, no_wrap=True)
-    for name in ("rows in", "made", "kept", "dropped", "s", "budget"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("digest", no_wrap=True)
+    console = console or Console()
+    budgets = any(row.step.budget for row in result.steps)
+    numbers = ("rows in", "made", "kept", "dropped", "s", *(["budget"] if budgets else []))
+    shown = table("Steps", ("step", "status"), numbers, ("digest",))
     for row in result.steps:
         counts = row.manifest.counts
-        table.add_row(
-            row.step.name,
+        shown.add_row(
+            plain(row.step.name),
             "skipped" if row.skipped else "built",
             *(f"{n:,}" if n else "" for n in (counts.rows_in, counts.made, counts.kept, counts.dropped_total)),
             "" if row.skipped else f"{row.seconds:.1f}",
-            f"{row.step.budget:.0f}" if row.step.budget else "",
+            *([_budget(row.step)] if budgets else []),
             row.manifest.digest[:8],
         )
-    console.print(table)
-    console.print(f"{result.seconds:.1f} s in all", highlight=False)
-    console.print(f"report: {result.report}", highlight=False, soft_wrap=True)
+    print_whole(console, shown)
+    say(console, f"{duration(result.seconds)} in all")
+    if result.report is not None:
+        say(console, "report: ", plain(result.report, limit=PATH_CHARACTERS))
 
 
-def print_checks(recipe: Recipe, checks: Sequence[Check], split_bytes: int) -> None:
-    """The table of a dry run, on stdout."""
+def print_checks(
+    recipe: Recipe, root: Folder, checks: Sequence[Check], split_bytes: int, console: Console | None = None
+) -> None:
+    """What a dry run found, on stdout: the inputs, then what each step would do and why."""
     from penstock.pipelines.plan import sources_of
 
-    console = Console()
+    console = console or Console()
     for source in sources_of(recipe):
         inputs = source.inputs()
-        size = sum(i.size for i in inputs)
-        splits = len(source.plan(split_bytes))
-        console.print(f"source {source.name}: {len(inputs):,} files, {size / 1e6:,.1f} MB, {splits:,} pieces", highlight=False)
-    table = Table(title=f"Dry run of {recipe.name}")
-    for name in ("step", "would", "why", "budget s"):
-        table.add_column(name)
+        pieces = len(source.plan(split_bytes))
+        counted = ", ".join((count(len(inputs), "file"), size(sum(i.size for i in inputs)), count(pieces, "piece")))
+        say(console, "source ", plain(source.name), f": {counted}")
+    budgets = any(check.step.budget for check in checks)
+    where = f"Dry run of {recipe.name} into {root.url}"
+    shown = table(where, ("step", "would", "why"), ("budget s",) if budgets else ())
     for check in checks:
-        budget = f"{check.step.budget:.0f}" if check.step.budget else ""
-        table.add_row(check.step.name, "skip" if check.skip else "run", plain(check.why), budget)
-    console.print(table)
+        would, why = "skip" if check.skip else "run", check.why
+        if check.key is None and root.exists(f"{check.step.name}/manifest.json"):
+            # it was built before; whether its parents come out as they were is not known before they run
+            would, why = "maybe", f"{why}, if changed"
+        shown.add_row(plain(check.step.name), would, plain(why), *([_budget(check.step)] if budgets else []))
+    console.print(shown)
+
+
+def _budget(step: Step) -> str:
+    return f"{step.budget:.0f}" if step.budget else ""
+
+
+def count(number: int, word: str) -> str:
+    """``1 file``, ``2,600 files``."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

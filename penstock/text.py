@@ -4,9 +4,8 @@ Every function takes a ``pa.StringArray`` or ``pa.LargeStringArray``, sliced or 
 offsets and its data; no ``str`` is made. Words are what ``str.split()`` returns, lines what ``str.splitlines()``
 returns and lengths what ``len`` returns, on the running Python's Unicode tables. A null row reads as empty text.
 
-``kernel`` compiles a function with numba for the row work that needs loops of its own; ``decode``, ``load8``,
-``load64``, ``equal_bytes`` and ``hash_bytes`` are the pieces such loops are made of. Importing this module imports
-numba, so row work imports it inside its methods.
+``decode``, ``load8``, ``load64``, ``equal_bytes`` and ``hash_bytes`` are pieces for the loops of row work (see
+``penstock.kernels``). Importing this module imports numba, so row work imports it inside its methods.
 
 Price: one pass, 300 to 900 MB/s a core; word and line bounds take 16 bytes a word or line. The first call in a process
 builds the class table (about 20 ms, 2 MB); compiled code is kept on disk between processes.
@@ -16,17 +15,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from penstock.errors import InputError
+from penstock.kernels import kernel
 
 # Bits of char_classes().
 SPACE = 1  # str.isspace
@@ -35,17 +34,6 @@ LINE_BREAK = 4  # ends a line for str.splitlines; "\r\n" is one break
 
 TABLE_SIZE = 1 << 21  # twice the code points of Unicode: whatever four bytes decode to, broken UTF-8 too, is inside
 _LINE_BREAKS = (0x0A, 0x0B, 0x0C, 0x0D, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029)
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def kernel(function: _Function) -> _Function:
-    """``function`` compiled to run without the interpreter lock, its machine code cached on disk.
-
-    The cache looks at the age of the function's own file alone: after a change to a kernel that kernels of other files
-    call, remove ``__pycache__``.
-    """
-    return cast(_Function, njit(cache=True, nogil=True)(function))
 
 
 @functools.cache

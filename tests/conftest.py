@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
+import subprocess
 import threading
+from dataclasses import asdict
 
 import pytest
 
@@ -14,9 +17,10 @@ import pytest
 def pytest_addoption(parser):
     parser.addoption("--faults", type=int, default=2, help="random kills per step in the fault tests")
     parser.addoption("--faults-seed", type=int, default=None, help="repeat the kills of a run that printed this seed")
+    parser.addoption("--accept-revisions", action="store_true", help="record the code that revisions stand for")
 
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the of and to in that with have be water river gate pipe turbine flow pressure model data token language "
     "learn train select copy merge rank score sample hash split part file table column row batch seed loss step "
     "mountain valley bridge engine wheel copper iron winter summer morning evening garden window letter paper"
@@ -76,7 +80,7 @@ train:
   warmup_steps: 2
   eval_sequences: 4
   threads: 1
-  model: {{hidden_size: 32, layers: 1, heads: 2, kv_heads: 2, ffn_size: 64}}
+  model: {{hidden_size: 32, layers: 1, heads: 1, kv_heads: 1, ffn_size: 64}}
 rounds: 2
 """
 
@@ -103,6 +107,18 @@ def finished(tmp_path_factory):
     write_corpus(base / "corpus")
     recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"))
     return base, recipe, run(recipe, out=str(base / "run"), workers=2)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 MB of its own: ``(folder, remount)``, where ``remount("ro")`` makes it read-only; needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield folder, lambda how: subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +153,45 @@ def s3_bucket(s3_server, monkeypatch):
     fsspec.filesystem("s3").mkdir(f"s3://{name}")
     yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def commit_rows():
+    """``commit_rows(root, name, tables, stats)`` commits a step whose tables are lists of batches, a part each."""
+    import pyarrow as pa
+
+    from penstock.digest import TableDigest
+    from penstock.pipelines.home import HomeEngine
+    from penstock.pipelines.passes import splits_of
+    from penstock.step import Settings, Silent, Step, run_step
+    from penstock.storage import Folder
+
+    class Given(Step):
+        revision = 1
+
+        def __init__(self, name, tables, stats):
+            self.name, self.tables, self.stats = name, tables, stats
+
+        def config(self):
+            # the rows and not the parts, as the keys of real steps
+            whole = {name: TableDigest.of(pa.Table.from_batches(parts)) for name, parts in self.tables.items()}
+            return {name: asdict(digest) for name, digest in whole.items()}
+
+        def build(self, context):
+            def write(split, out):
+                for name, parts in self.tables.items():
+                    out.write(name, parts[split.index])
+
+            parts = max(len(parts) for parts in self.tables.values())
+            built = context.collect(context.run("given", write, splits_of(range(parts))), *self.tables)
+            built.stats = self.stats
+            return built
+
+    def commit(root, name, tables, stats=None):
+        step = Given(name, tables, stats or {})
+        return run_step(step, Folder(str(root)), HomeEngine(0), Silent(), Settings()).manifest
+
+    return commit
 
 
 @pytest.fixture(autouse=True)

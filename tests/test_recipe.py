@@ -23,9 +23,15 @@ SMALL = "name: a\nsource: {files: data/*.jsonl}\nselect: {criteria: {length: {}}
             SMALL + "filters: {gopher_quality: {min_word: 3}}\n",
             "unknown key filters.gopher_quality.min_word; did you mean min_words?",
         ),
-        ("name: a\nsource: {files: [{path: x, domian: y}]}\n", "unknown key source.files.0.domian; did you mean domain?"),
+        (
+            "name: a\nsource: {files: [{path: x, domian: y}]}\n",
+            "unknown key source.files.0.domian; did you mean domain?",
+        ),
         (SMALL + "train: {steps: 1, model: {hiden_size: 2}}\n", "did you mean hidden_size?"),
-        (SMALL + "select: {criteria: {quality: {wieght: 1}}}\n", "unknown key select.criteria.quality.wieght; did you mean weight?"),
+        (
+            SMALL + "select: {criteria: {quality: {wieght: 1}}}\n",
+            "unknown key select.criteria.quality.wieght; did you mean weight?",
+        ),
         (SMALL + "zzzzzz: 1\n", "unknown key zzzzzz; allowed: name, seed"),
         ("- a\n", "got list, allowed a mapping"),
         ("a: [\n", "not YAML"),
@@ -35,7 +41,10 @@ SMALL = "name: a\nsource: {files: data/*.jsonl}\nselect: {criteria: {length: {}}
         (SMALL + "rounds: 2\n", "rounds above 1 read what training saw"),
         ("name: a\nsource: {files: x}\n", "select.criteria names quality: add a quality section"),
         (SMALL + "sequences: {length: many}\n", "sequences.length: Input should be a valid integer"),
-        (SMALL + "filters: {gopher_quality: {min_words: -1}}\n", "recipe: min_words, max_words: got -1, 100000, allowed 1 <= min_words"),
+        (
+            SMALL + "filters: {gopher_quality: {min_words: -1}}\n",
+            "recipe: min_words, max_words: got -1, 100000, allowed 1 <= min_words",
+        ),
         (SMALL + "train: {steps: 0}\n", "steps: got 0, allowed a whole number >= 1"),
     ],
 )
@@ -109,8 +118,15 @@ def test_weights_become_shares_and_domains_inherit_the_rest():
         "  omega: 0.5\n  domains: {news: {omega: 0.2, weights: {age: 2}}}\n"
     )
     parameters = parameters_of(recipe.select)
-    assert [(c.column, c.direction) for c in parameters.criteria] == [("score.length", "higher"), ("score.age", "lower")]
+    assert [(c.column, c.direction) for c in parameters.criteria] == [
+        ("score.length", "higher"),
+        ("score.age", "lower"),
+    ]
     assert parameters.default.alpha == (0.75, 0.25)
-    assert (parameters.of("news").alpha, parameters.of("news").omega, parameters.of("news").lam) == ((0.0, 1.0), 0.2, 20.0)
+    assert (parameters.of("news").alpha, parameters.of("news").omega, parameters.of("news").lam) == (
+        (0.0, 1.0),
+        0.2,
+        20.0,
+    )
     with pytest.raises(ConfigError, match="are all 0"):
         parameters_of(Recipe.parse(SMALL, ["select.criteria.length.weight=0"]).select)

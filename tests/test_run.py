@@ -60,7 +60,8 @@ def test_the_report_is_written(finished):
     base, _, result = finished
     text = (base / "run" / "report.html").read_text()
     assert result.report == str(base / "run" / "report.html")
-    assert "exact_duplicate" in text and "selection-2" in text
+    assert "exact_duplicate" in text
+    assert "selection-2" in text
 
 
 def test_a_second_run_skips_every_step(finished):
@@ -73,7 +74,8 @@ def test_a_changed_filter_says_what_changed_and_later_steps_wait(finished):
     base, recipe, _ = finished
     changed = Recipe.parse(recipe.to_yaml(), ["filters.gopher_quality.min_words=20"])
     checks = check(changed, out=str(base / "run"))
-    assert not checks[0].skip and "min_words: 50 -> 20" in checks[0].why
+    assert not checks[0].skip
+    assert "min_words: 50 -> 20" in checks[0].why
     assert [c.why for c in checks[1:3]] == ["after documents", "after deduplicated"]
 
 
@@ -92,7 +94,7 @@ def test_touching_an_input_without_changing_it_rebuilds_nothing(finished):
 
 
 def test_a_lost_part_is_found_and_its_step_is_built_again_with_the_same_digest(finished, tmp_path):
-    base, recipe, result = finished
+    base, recipe, _result = finished
     shutil.copytree(base / "run", tmp_path / "run")
     entry = Dataset(f"{tmp_path}/run/scored").table("documents").files[0]
     os.unlink(tmp_path / "run" / "scored" / entry.path)
@@ -138,7 +140,8 @@ def test_validation_and_test_rows_have_one_copy_and_stay_the_same_between_rounds
     base, _, _ = finished
     for split in ("validation", "test"):
         rows = [Dataset(f"{base}/run/dataset-{n}").read(split)["doc_id"].to_pylist() for n in (1, 2)]
-        assert rows[0] == rows[1] and rows[0]
+        assert rows[0] == rows[1]
+        assert rows[0]
         assert set(Dataset(f"{base}/run/dataset-1").read(split)["copies"].to_pylist()) == {1}
 
 

@@ -4,13 +4,14 @@
 
 Each worker reads its split and writes its part straight to the store, so no text crosses a shuffle:
 what travels is the numbers of splits, out and back. The pass itself (work and splits) is a file in the
-run's folder that every worker reads once, checked against its sha256; the job's graph stays the same few
-kilobytes for any number of splits, below what runners accept. Receipts in the folder are the result.
+run's folder that every worker reads once, checked against its sha256; the job's graph is 35 kB for any number
+of splits, while runners refuse large ones (Dataflow above 10 MB). Receipts in the folder are the result.
 
 The local runner is named explicitly: Beam's own default may fetch another runner's binary.
 
-Price: one pipeline a pass. FnApiRunner starts one in about 50 ms; a runner that starts workers for each job
-pays for that (seconds for processes on this machine, minutes for machines of a cloud).
+Price: one pipeline a pass. FnApiRunner starts one in a fraction of a second; a runner that starts workers for
+each job pays for that (seconds for processes on this machine, minutes for machines of a cloud). 10,000 splits
+with 200 buckets make a plan of 2 MB, 2 s to write and 1 s to load.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import functools
 import hashlib
 import io
 import re
+import socket
 import threading
 import time
 import traceback
@@ -184,14 +186,19 @@ class BeamEngine:
 
         runner = self._runner()
         options = self._options(job)
+        try:
+            pipeline = beam.Pipeline(runner=runner, options=options)
+        except ValueError as error:
+            raise ConfigError(f"runner {self.runner}: {' '.join(str(error).split())}") from error
         plan = Plan.write(job, splits)
         try:
             with _progress(job, splits, done):
-                pipeline = beam.Pipeline(runner=runner, options=options)
                 spread(pipeline, plan)
                 try:
                     state = _wait(pipeline.run())
                 except Exception as error:
+                    if self.runner == LOCAL_RUNNER and "\nKeyboardInterrupt" in f"\n{error}":
+                        raise KeyboardInterrupt from error  # Beam makes an error of a Ctrl-C within a split
                     raise self._translated(error, job) from error
                 missing = len(splits) - len(_receipts(job, splits))
                 if missing:
@@ -223,7 +230,7 @@ class BeamEngine:
             ) from error
 
     def _options(self, job: Pass) -> Any:
-        from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+        from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, PortableOptions
 
         refusal = io.StringIO()
         try:
@@ -237,6 +244,7 @@ class BeamEngine:
             unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
             if unknown:
                 raise ConfigError(f"runner option: got --{unknown[0]}, which Beam does not know for {self.runner}")
+        _answers(options.view_as(PortableOptions).job_endpoint)
         cloud = options.view_as(GoogleCloudOptions)
         cloud.job_name = job_name(cloud.job_name or "penstock", job)
         return options
@@ -248,12 +256,13 @@ class BeamEngine:
             name, message = found[-1]
             kind = getattr(errors, name, WorkerError)
             return kind(f"{message} (in {job.prefix} on {self.runner}; {_RESUME})")
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = _RPC_DETAILS.findall(str(error)) or [x.strip() for x in str(error).splitlines() if x.strip()]
         what = lines[-1] if lines else type(error).__name__
         return WorkerError(f"Beam pipeline {job.prefix} on {self.runner} failed: {what}; {_RESUME}")
 
 
 _PENSTOCK_ERROR = re.compile(r"penstock\.errors\.(\w+): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+_RPC_DETAILS = re.compile(r'^\s*details = "(.+)"$', re.MULTILINE)
 
 
 def job_name(base: str, job: Pass) -> str:
@@ -261,6 +270,20 @@ def job_name(base: str, job: Pass) -> str:
     key, _, name = job.prefix.partition("/")
     text = re.sub(r"[^a-z0-9]+", "-", f"{base}-{name}-{key}".lower()).strip("-")
     return (text if text[:1].isalpha() else f"p-{text}")[:63].rstrip("-")
+
+
+def _answers(endpoint: str | None) -> None:
+    """Refuse a job endpoint where nobody listens: Beam would wait for it without a word."""
+    host, _, port = (endpoint or "").rpartition(":")
+    if not host or not port.isdigit():
+        return  # none, or "embed"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"runner option: got --job_endpoint={endpoint}, where nothing answers ({error}); start the job service "
+            "first, or give its host:port"
+        ) from error
 
 
 def _wait(result: Any) -> str:
@@ -296,11 +319,11 @@ def _progress(job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -
                 now = len(_receipts(job, splits))
             except Exception:  # noqa: BLE001 (a store that stumbles costs one update of the bar, never the pass)
                 continue
-            # a large folder is listed for a tenth of the time at most
-            pause = max(POLL_SECONDS, 9 * (time.perf_counter() - started))
+            took = time.perf_counter() - started
             if now > seen:
                 done(now - seen)
                 seen = now
+            pause = max(POLL_SECONDS, 9 * took)  # a large folder is listed for a tenth of the time at most
 
     thread = threading.Thread(target=watch, name="penstock-receipts", daemon=True)
     thread.start()

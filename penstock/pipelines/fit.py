@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock import work as rowwork
-from penstock.dataset import TableEntry, hash_json, read_part
+from penstock.dataset import Dataset, TableEntry, hash_json, read_part
 from penstock.digest import TableDigest
-from penstock.errors import DatasetError
+from penstock.errors import ConfigError, DatasetError
 from penstock.pipelines.documents import PartSplit, config_of, part_splits
 from penstock.pipelines.passes import PartWriter, Receipt, Split, splits_of
-from penstock.selectors.quality import QualityClassifier
+from penstock.selectors.quality import MINIMUM_ROWS, QualityClassifier
 from penstock.selectors.sample import BottomK, Sampling
 from penstock.selectors.splits import AssignSplit
 from penstock.step import Built, Context, Settings, Step
@@ -106,7 +106,6 @@ class Tokenizer(Step):
 
     revision = 1
     libraries = ("tokenizers",)
-    modules = ("penstock.selectors.sample", "penstock.tokenization.bpe")
 
     def __init__(
         self, name: str, parent: str, config: BPEConfig, sample_bytes: int, seed: int, budget: float | None = None
@@ -124,6 +123,11 @@ class Tokenizer(Step):
         reads = tuple(dict.fromkeys(("id_hash", "doc_id", *self.sampling.columns)))
         work = Summarise(parent.folder, reads, self.sampling.of, only="train")
         sample = fit_over(context, "sample", parent.table("documents"), work, BottomK)
+        if not sample.num_rows:
+            raise DatasetError(
+                f"{self.name}: none of the {parent.table('documents').rows:,} documents is in the train split; lower "
+                "splits.validation and splits.test, or bring more documents"
+            )
         data = train_bpe_from_table(sample.rows, self.bpe)
         entry = context.write_artifact("tokenizer.json", data)
         size = int(pc.sum(pc.binary_length(sample.rows["text"])).as_py() or 0)
@@ -198,6 +202,8 @@ class SampleSource:
             write_summary(out, merged)
 
 
+_NAMED = 12  # domains listed in a message
+
 Side = tuple[tuple[str, ...], tuple[Any, ...]]  # domains of the corpus, sources of its own
 
 
@@ -206,7 +212,6 @@ class QualityStep(Step):
 
     revision = 1
     libraries = ("scikit-learn",)
-    modules = ("penstock.selectors.sample", "penstock.selectors.quality", "penstock.work")
 
     def __init__(
         self,
@@ -221,6 +226,12 @@ class QualityStep(Step):
         seed: int,
         budget: float | None = None,
     ) -> None:
+        both = sorted(set(positive[0]) & set(negative[0]))
+        if both:
+            raise ConfigError(
+                f"quality: got {', '.join(both)} in positive.domains and in negative.domains, allowed in one of them; "
+                "take it out of the other"
+            )
         self.name, self.parents, self.budget = name, (parent,), budget
         self.sides = {"positive": positive, "negative": negative}
         self.works = (*works, assign)
@@ -264,6 +275,7 @@ class QualityStep(Step):
         merged = merge_summaries(context.folder, receipts, BottomK)
         if merged is None:
             raise DatasetError(f"{self.name}: neither set has a row; look at quality.positive and quality.negative")
+        self._check_sides(merged, parent)
         score = self.classifier.fit(merged, context.folder.join(context.prefix))
         built = Built(stats={"model": {"path": context.adopt(score.path).path, "digest": score.digest}})
         built.stats["facts"] = score.facts()
@@ -271,3 +283,16 @@ class QualityStep(Step):
             entry = context.adopt(path)
             built.artifacts[entry.path.rpartition("/")[2]] = entry
         return built
+
+    def _check_sides(self, sample: BottomK, parent: Dataset) -> None:
+        """Say in the recipe's words which side has too few documents."""
+        found = {r["values"]: r["counts"] for r in sample.rows["label"].value_counts().to_pylist()}
+        for side, label in (("positive", 1), ("negative", 0)):
+            if found.get(label, 0) < MINIMUM_ROWS:
+                names = sorted(parent.manifest.stats.get("domains", {}))
+                domains = ", ".join(map(repr, names[:_NAMED])) + (", …" if len(names) > _NAMED else "")
+                raise ConfigError(
+                    f"quality.{side}: got {found.get(label, 0)} training documents, allowed >= {MINIMUM_ROWS}; name "
+                    f"domains or files that hold more (the corpus has {domains}), or do without: "
+                    "quality: null and another criterion, such as select.criteria: {language: {}}"
+                )

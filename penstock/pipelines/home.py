@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from itertools import islice
+from multiprocessing import get_context, parent_process, resource_tracker
 from types import TracebackType
 from typing import Any
 
@@ -66,6 +67,7 @@ class HomeEngine:
             before = {name: os.environ.get(name) for name in (*_ONE_THREAD, "TOKENIZERS_PARALLELISM")}
             os.environ |= dict.fromkeys(_ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"}
             # inherited too: Ctrl-C while workers start would make each of them print a traceback
+            resource_tracker.ensure_running()  # its start, otherwise part of the first worker's, takes the block off
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._pool = ProcessPoolExecutor(
@@ -93,25 +95,12 @@ class HomeEngine:
             self._pool = None
 
     def map(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
-        if self.workers == 0:
-            for split in splits:
-                run_split(job, split)
-                done(1)
-            return
-        waiting = iter(splits)
-        running: dict[Future[Any], Split] = {}
         try:
-            pool = self._start()
-            while True:
-                for split in waiting:
-                    running[pool.submit(run_split, job, split)] = split
-                    if len(running) >= 2 * self.workers:
-                        break
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    split = running.pop(future)
-                    future.result()
+            if self.workers:
+                self._spread(job, splits, done)
+            else:
+                for split in splits:
+                    run_split(job, split)
                     done(1)
         except BrokenProcessPool as error:
             self._pool = None
@@ -135,3 +124,18 @@ class HomeEngine:
         except BaseException:
             self.close(wait_for=False)
             raise
+
+    def _spread(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
+        waiting = iter(splits)
+        running: set[Future[Any]] = set()
+        pool = self._start()
+        while True:
+            # two a worker, so that none waits for the driver
+            for split in islice(waiting, 2 * self.workers - len(running)):
+                running.add(pool.submit(run_split, job, split))
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                running.remove(future)
+                future.result()
+                done(1)

@@ -112,14 +112,19 @@ class PartWriter:
         self._writers[table][1].write(batch)
 
     def bucket(self, table: str, bucket: str, rows: pa.RecordBatch) -> None:
-        """Write all of this split's rows of one bucket as row groups of their own, so that they can be read alone."""
+        """Write rows of one bucket as row groups of their own, so that they can be read alone.
+
+        More of the same bucket may follow at once, but not after another bucket's rows.
+        """
         if rows.num_rows == 0:
             return
         self.write(table, rows)
         writer = self._writers[table][1]
         writer.end_group()
         groups = self.receipt.buckets.setdefault(table, {})
-        first = max((last for _, last in groups.values()), default=0)
+        end = max((last for _, last in groups.values()), default=0)
+        first, last = groups.get(bucket, (end, end))
+        assert last == end, f"bucket {bucket} of {table} was closed"
         groups[bucket] = (first, writer.groups)
 
     def add_stats(self, more: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """The plan of a run: a recipe's steps in the order they can run.
 
-    documents -> deduplicated -> tokenizer ─┐
-                              -> quality  ──┴> scored -> selection-1 -> dataset-1
-                                                                     -> sequences-1 -> model-1
-                                               scored + model-1's signals -> selection-2 -> …
+documents -> deduplicated -> tokenizer ─┐
+                          -> quality  ──┴> scored -> selection-1 -> dataset-1
+                                                                 -> sequences-1 -> model-1
+                                           scored + model-1's signals -> selection-2 -> …
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ def sources_of(recipe: Recipe) -> tuple[Any, ...]:
         out.append(source.environment)
     if source.procedural is not None:
         out.append(source.procedural)
+    names = [of.name for of in out]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"source: two are called {name!r}; give one of them another name")
     return tuple(out)
 
 
@@ -113,9 +117,7 @@ def set_sources(name: str, of: QualitySet, recipe: Recipe) -> tuple[Any, ...]:
 def plan(recipe: Recipe) -> list[Step]:
     """All steps of the recipe, parents before children."""
     budgets, seed = recipe.budgets, recipe.seed
-    assign = AssignSplit(
-        seed=derive(seed, "split"), validation=recipe.splits.validation, test=recipe.splits.test
-    )
+    assign = AssignSplit(seed=derive(seed, "split"), validation=recipe.splits.validation, test=recipe.splits.test)
     tokenizer = BPEConfig(
         vocabulary_size=recipe.tokenizer.vocabulary_size, min_frequency=recipe.tokenizer.min_frequency
     )
@@ -151,8 +153,8 @@ def plan(recipe: Recipe) -> list[Step]:
     parameters = parameters_of(recipe.select)
     for number in range(1, recipe.rounds + 1):
         last = f"model-{number - 1}" if number > 1 else None
-        wanted = parameters if last is None else with_feedback(
-            parameters, recipe.feedback.weight, recipe.feedback.direction
+        wanted = (
+            parameters if last is None else with_feedback(parameters, recipe.feedback.weight, recipe.feedback.direction)
         )
         selection, dataset, sequences = f"selection-{number}", f"dataset-{number}", f"sequences-{number}"
         # one seed for all rounds: a document's coin stays, so what moves is what the scores moved

@@ -33,6 +33,7 @@ from penstock.errors import DatasetError
 from penstock.pipelines.documents import domain_stats, tokens_by_domain
 from penstock.pipelines.fit import merge_summaries, write_summary
 from penstock.pipelines.passes import PartWriter, Split, splits_of
+from penstock.pipelines.select import aligned_parts
 from penstock.selectors.sample import BottomK, Sampling
 from penstock.step import Built, Context, Step
 from penstock.storage import Folder
@@ -89,7 +90,9 @@ class WriteShard:
                     {"domains": {shard.split: domain_stats(kept)}, "tokens": {shard.split: tokens_by_domain(kept)}}
                 )
                 if shard.split == "train":
-                    out.add_stats({"scores": {"selected": score_histograms(kept)}, "lengths": {"selected": lengths(kept)}})
+                    out.add_stats(
+                        {"scores": {"selected": score_histograms(kept)}, "lengths": {"selected": lengths(kept)}}
+                    )
                     sample = sampling(kept).of(batch.filter(pa.array(keep)))
                     samples = sample if samples is None else samples.merge(sample)
                 out.write(shard.split, kept, path=f"data/{name}", group_rows=shard.group_rows)
@@ -167,7 +170,7 @@ class Published(Step):
     """Selected documents as a dataset folder."""
 
     revision = 1
-    modules = ("penstock.work", "penstock.dataset")
+    modules = ("penstock.dataset.TableWriter",)  # whose bytes are published
     libraries = ("pyarrow",)
 
     def __init__(
@@ -186,12 +189,8 @@ class Published(Step):
         # shards of every key have the same names: a receipt of another key would vouch for a file overwritten here
         receipts = [name for name in context.folder.files() if _RECEIPT.match(name)]
         context.folder.remove([name for name in receipts if not name.startswith(context.prefix)])
-        document_files, selection_files = documents.table("documents").files, selection.table("selection").files
-        if [file.rows for file in document_files] != [file.rows for file in selection_files]:
-            raise DatasetError(
-                f"{self.name}: the parts of {self.parents[0]} and {self.parents[1]} do not hold the same rows; delete "
-                f"the folder of {self.parents[1]} and run again"
-            )
+        document_files = documents.table("documents").files
+        selection_files = aligned_parts(self.name, documents, selection)
         columns = tuple(
             c for c in selection.table("selection").columns if c not in documents.table("documents").columns
         )
@@ -297,7 +296,7 @@ def card(title: str, manifest: Manifest) -> str:
         lines.append(f"| {_plain(domain)} | {domains[domain]['rows']:,} | {count:,} |")
     lines += [
         "",
-        "`copies` says how often the selection takes a row (see `score.*` for what it looked at); train on a row that often.",
+        "`copies` says how often the selection takes a row: train on it that often. `score.*` is what it looked at.",
         "",
         f"digest `{manifest.digest}` · key `{manifest.key}`",
         "",

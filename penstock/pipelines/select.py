@@ -20,12 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock import work as rowwork
-from penstock.dataset import read_part
+from penstock.dataset import Dataset, FileEntry, read_part
 from penstock.errors import DatasetError
 from penstock.pipelines.documents import config_of, part_splits
 from penstock.pipelines.fit import Summarise, fit_over, rowwork_layout
 from penstock.pipelines.passes import PartWriter, Split
-
 from penstock.selectors.feedback import SignalScore
 from penstock.selectors.histogram import TokenHistogram
 from penstock.selectors.quadmix import (
@@ -103,7 +102,6 @@ class Selection(Step):
     """How many copies of each document a round trains on."""
 
     revision = 1
-    modules = ("penstock.work", "penstock.pipelines.fit", "penstock.selectors.histogram")
 
     def __init__(
         self,
@@ -139,7 +137,9 @@ class Selection(Step):
         columns = (*COLUMNS, *(c.column for c in self.parameters.criteria if c.column not in added))
         absent = [c for c in columns if c not in table.columns]
         if absent:
-            raise DatasetError(f"{self.name}: {', '.join(absent)} not in {scored.folder.url}; add the step that scores it")
+            raise DatasetError(
+                f"{self.name}: {', '.join(absent)} not in {scored.folder.url}; add the step that scores it"
+            )
 
         criteria = CriterionHistograms(parameters=self.parameters)
         counted = Summarise(scored.folder, columns, criteria.summarise, before)
@@ -181,8 +181,25 @@ class Selection(Step):
         return SignalScore(path=path, digest=entry.sha256)
 
 
+def aligned_parts(step: str, documents: Dataset, selection: Dataset) -> tuple[FileEntry, ...]:
+    """The parts of a selection, one for each part of the documents and with the same rows.
+
+    Raises:
+        DatasetError: the documents were built again in other parts; they are joined by position.
+    """
+    parts, own = documents.table("documents").files, selection.table("selection").files
+    if [part.rows for part in parts] != [part.rows for part in own]:
+        first, second = documents.manifest.step, selection.manifest.step
+        raise DatasetError(
+            f"{step}: the parts of {first} and {second} do not hold the same rows; delete the folder of {second} and "
+            "run again"
+        )
+    return own
+
+
 def with_feedback(parameters: QuaDMixParameters, weight: float, direction: str) -> QuaDMixParameters:
     """The parameters with ``score.excess_loss`` as one more criterion of relative ``weight``."""
+
     def widen(alpha: tuple[float, ...]) -> tuple[float, ...]:
         total = 1.0 + weight
         return (*(a / total for a in alpha), weight / total)
@@ -194,5 +211,3 @@ def with_feedback(parameters: QuaDMixParameters, weight: float, direction: str) 
         default=replace(parameters.default, alpha=widen(parameters.default.alpha)),
         domains=tuple((name, replace(theta, alpha=widen(theta.alpha))) for name, theta in parameters.domains),
     )
-
-

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.dataset import FileEntry, TableEntry, read_part
 from penstock.digest import TableDigest
 from penstock.errors import DatasetError
 from penstock.pipelines.documents import part_splits
 from penstock.pipelines.passes import PartWriter, Slices, Split, merge_parts, splits_of
+from penstock.pipelines.select import aligned_parts
 from penstock.step import Built, Context, Step
 from penstock.storage import Folder
 from penstock.tokenization.packing import hash_range, pack, packing_order, to_batch, write_sequences
@@ -47,24 +47,37 @@ class Shuffle:
         documents = pa.Table.from_batches(read_part(self.documents, split.payload.file, columns)).combine_chunks()
         selected = read_part(self.selection, self.selection_files[split.payload.part], ("copies",))
         copies = pa.Table.from_batches(selected)["copies"].to_numpy()
-        splits, domains = np.asarray(documents["split"]), np.asarray(documents["domain"])
-        for name, by_domain in self.ranges.items():
-            for index, (domain, ranges) in enumerate(by_domain.items()):
-                rows = np.flatnonzero((splits == name) & (domains == domain) & (copies > 0))
-                if not len(rows):
-                    continue
-                here = documents.take(pa.array(rows))
-                order, keys = packing_order(here["id_hash"].to_numpy(), copies[rows], self.seed)
-                of_row = hash_range(keys, ranges)
-                out.count(rows_in=len(rows), made=len(order) - len(rows), kept=len(order))
-                for bucket in range(ranges):
-                    chosen = np.flatnonzero(of_row == bucket)
-                    if not len(chosen):
-                        continue
-                    table = here.select(["doc_id", "token_ids"]).take(pa.array(order[chosen]))
-                    table = table.append_column("key", pa.array(keys[chosen])).combine_chunks()
-                    for batch in table.to_batches():
-                        out.bucket("tokens", f"{name}/{index}/{bucket}", batch)
+        number = {name: {d: i for i, d in enumerate(domains)} for name, domains in self.ranges.items()}
+        pairs = pa.table({"split": documents["split"], "domain": documents["domain"], "row": np.arange(len(documents))})
+        groups = pairs.filter(pa.array(copies > 0)).group_by(["split", "domain"]).aggregate([("row", "list")])
+        # in the order of the buckets, so that the file does not depend on which document came first
+        for group in groups.sort_by([("split", "ascending"), ("domain", "ascending")]).to_batches():
+            for name, domain, rows in zip(group["split"], group["domain"], group["row_list"], strict=True):
+                self._emit(out, documents, copies, name.as_py(), domain.as_py(), np.asarray(rows.values), number)
+
+    def _emit(
+        self,
+        out: PartWriter,
+        documents: pa.Table,
+        copies: Any,
+        name: str,
+        domain: str,
+        rows: Any,
+        number: dict[str, dict[str, int]],
+    ) -> None:
+        """Write the copies of one split and domain, one bucket a hash range."""
+        rows = np.sort(rows)
+        here = documents.take(pa.array(rows))
+        order, keys = packing_order(here["id_hash"].to_numpy(), copies[rows], self.seed)
+        ranges = self.ranges[name][domain]
+        of_row = hash_range(keys, ranges)
+        out.count(rows_in=len(rows), made=len(order) - len(rows), kept=len(order))
+        for bucket in np.unique(of_row).tolist():
+            chosen = np.flatnonzero(of_row == bucket)
+            table = here.select(["doc_id", "token_ids"]).take(pa.array(order[chosen]))
+            table = table.append_column("key", pa.array(keys[chosen])).combine_chunks()
+            for batch in table.to_batches():
+                out.bucket("tokens", f"{name}/{number[name][domain]}/{bucket}", batch)
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,6 @@ class PackedSequences(Step):
     """Selected documents as fixed-length training sequences, by split and domain."""
 
     revision = 1
-    modules = ("penstock.tokenization.packing",)
 
     def __init__(
         self,
@@ -166,7 +178,8 @@ class PackedSequences(Step):
             for name in ("train", "validation", "test")
             if name in chosen
         }
-        work = Shuffle(scored.folder, selection.folder, selection.table("selection").files, ranges, self.seed)
+        selection_files = aligned_parts(self.name, scored, selection)
+        work = Shuffle(scored.folder, selection.folder, selection_files, ranges, self.seed)
         shuffled = context.run("shuffle", work, part_splits(scored.table("documents"), selection.digest))
         tokens = Slices.of(context.folder, shuffled, "tokens")
         buckets = [
@@ -196,9 +209,11 @@ class PackedSequences(Step):
 
     def _check_tokens(self, built: Built, chosen: dict[str, Any]) -> None:
         """Sum of copies × tokens = tokens packed + tokens cut, per split and domain."""
-        for name, domains in built.stats.get("tokens", {}).items():
-            for domain, count in domains.items():
+        found = built.stats.get("tokens", {})
+        for name, domains in built.stats["domains"].items():
+            for domain in domains:
                 expected = chosen[name][domain]["tokens"]
+                count = found.get(name, {}).get(domain, {"in": 0, "packed": 0, "cut": 0})
                 if count["in"] != expected or count["in"] != count["packed"] + count["cut"]:
                     raise DatasetError(
                         f"{self.name}: {name}/{domain}: copies × tokens = {expected}, got in {count['in']}, packed "
@@ -213,4 +228,3 @@ def files_by_domain(tables: dict[str, TableEntry], domains: dict[str, list[str]]
         for index, domain in enumerate(domains.get(split, []))
         if f"{split}/{index}" in tables
     }
-

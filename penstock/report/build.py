@@ -1,7 +1,7 @@
 """Fill a run's record from its datasets and write ``record.json`` and ``report.html``.
 
 Numbers come from manifests, metrics and small columns; text is read only for a few samples. A run folder
-whose later steps are missing gives a record with those parts left out.
+whose later steps are missing, or were made from datasets that have since changed, gives a record without them.
 
 Price: seconds; memory of the selection tables' small columns when there is more than one round.
 """
@@ -11,8 +11,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,13 @@ import pyarrow.parquet as pq
 
 from penstock import __version__
 from penstock.dataset import Dataset, Manifest, hash_json, read_manifest
+from penstock.errors import DatasetError
 from penstock.pipelines.plan import plan, sources_of
 from penstock.pipelines.publish import SCORE_BINS, SPLITS
 from penstock.recipe import Recipe
 from penstock.report import record as rec
+from penstock.report.changes import change_between
+from penstock.run import read_timings
 from penstock.seeding import hash_ids
 from penstock.step import Step, StepResult, library_versions
 from penstock.storage import Folder
@@ -33,28 +39,54 @@ from penstock.storage import Folder
 LIBRARIES = ("python", "apache-beam", "pyarrow", "tokenizers", "torch", "transformers", "scikit-learn", "prefect")
 DROPPED_PER_REASON = 3
 DROPPED_ROWS_READ = 20_000
-MOVED = 20
 SAMPLE_CHARACTERS = 1200
 FILES_NAMED = 5
 
 
-def write_report(recipe: Recipe, root: Folder, results: Sequence[StepResult], seconds: float) -> str:
+def write_report(recipe: Recipe, root: Folder, results: Sequence[StepResult] = (), seconds: float | None = None) -> str:
     """Write the report of the datasets that are there and return its path.
 
-    When nothing was built and a report of the same datasets exists, it stays.
+    When the run built nothing and a report of the same datasets exists, it stays.
+
+    Args:
+        results: what the run did; none when there was no run.
+        seconds: wall time of the run so far; None gives the sum of the steps' last builds.
+
+    Raises:
+        DatasetError: no step of the recipe has a dataset in ``root``.
     """
-    steps = [step for step in plan(recipe) if read_manifest(root / step.name) is not None]
+    steps, stale = shown_steps(recipe, root)
+    if not steps:
+        raise DatasetError(f"{root.url}: no dataset of recipe {recipe.name}, so nothing to report; run it first")
     manifests = {step.name: Dataset(root / step.name).manifest for step in steps}
-    stamp = hash_json({"digests": {n: [m.key, m.digest] for n, m in manifests.items()}, "version": __version__})
+    shown = {step.name: [manifests[step.name].key, manifests[step.name].digest, step.budget] for step in steps}
+    stamp = hash_json({"steps": shown, "stale": stale, "version": __version__})
     if results and all(r.skipped for r in results) and root.exists("report.html") and _stamp(root) == stamp:
         return root.join("report.html")
-    record = build_record(recipe, root, steps, manifests, {r.step.name: r for r in results}, seconds)
+    built = {r.step.name for r in results if not r.skipped}
+    record = build_record(recipe, root, steps, manifests, built, seconds, stale)
     from penstock.report.render import write
 
     root.write_bytes("record.json", record.to_json().encode())
     write(record, root.join("report.html"))
     root.write_json(".report.json", {"stamp": stamp})
     return root.join("report.html")
+
+
+def shown_steps(recipe: Recipe, root: Folder) -> tuple[list[Step], list[str]]:
+    """Steps whose datasets fit together, in order, and names of those whose parents have changed or gone since."""
+    digests: dict[str, str] = {}
+    steps, stale = [], []
+    for step in plan(recipe):
+        manifest = read_manifest(root / step.name)
+        if manifest is None:
+            continue
+        if all(digests.get(name) == manifest.parents.get(name, {}).get("digest", "") for name in step.parents):
+            digests[step.name] = manifest.digest
+            steps.append(step)
+        else:
+            stale.append(step.name)
+    return steps, stale
 
 
 def _stamp(root: Folder) -> str | None:
@@ -70,27 +102,34 @@ def build_record(
     root: Folder,
     steps: Sequence[Step],
     manifests: dict[str, Manifest],
-    results: dict[str, StepResult],
-    seconds: float,
+    built: Collection[str],
+    seconds: float | None,
+    stale: Sequence[str],
 ) -> rec.RunRecord:
     """Everything the report shows."""
-    timings = root.read_json("timings.json") if root.exists("timings.json") else {}
+    timings = {name: t for name, t in read_timings(root).items() if name in manifests}
     rounds = [n for n in range(1, recipe.rounds + 1) if f"dataset-{n}" in manifests]
     training = tuple(
         _training(root, n, manifests[f"model-{n}"]) for n in range(1, recipe.rounds + 1) if f"model-{n}" in manifests
     )
     warnings = [w for n in rounds for w in manifests[f"selection-{n}"].stats.get("warnings", [])]
+    if stale:
+        warnings.append(
+            f"Not shown: {', '.join(stale)}, made from datasets that have changed since. "
+            "Run the recipe to build them again."
+        )
+    started, seconds = _when(timings, seconds)
     return rec.RunRecord(
         recipe=recipe.name,
         seed=recipe.seed,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=started.isoformat(timespec="seconds"),
         seconds=seconds,
-        peak_memory_bytes=max((t.get("peak_memory", 0) for t in timings.values()), default=0),
-        machine=_machine(),
+        peak_memory_bytes=max((t["peak_memory"] for t in timings.values()), default=0),
+        machine=_machine(training[-1].device if training else "cpu"),
         outcome=_outcome(manifests, rounds, training),
         versions={"penstock": __version__, **library_versions(LIBRARIES)},
         sources=_sources(recipe, manifests),
-        steps=tuple(_step(step, manifests[step.name], results.get(step.name), timings) for step in steps),
+        steps=tuple(_step(step, manifests[step.name], step.name in built, timings) for step in steps),
         stages=tuple(_stages(manifests, rounds)),
         domains=tuple(_domains(manifests, rounds)),
         distributions=tuple(_distributions(manifests, rounds)),
@@ -98,12 +137,21 @@ def build_record(
         dropped=_dropped(root, manifests, rounds),
         tokenizer=_tokenizer(root, manifests),
         training=training,
-        changes=tuple(_change(root, manifests, a, b, training) for a, b in zip(rounds, rounds[1:], strict=False)),
+        changes=tuple(change_between(root, a, b, training) for a, b in pairwise(rounds)),
         warnings=tuple(warnings),
     )
 
 
-def _machine() -> rec.Machine:
+def _when(timings: dict[str, Any], seconds: float | None) -> tuple[datetime, float]:
+    """Start and wall time of the run; without a run, of the last builds of its steps."""
+    now = datetime.now(UTC)
+    if seconds is not None:
+        return now - timedelta(seconds=seconds), seconds
+    starts = [datetime.fromisoformat(t["finished"]) - timedelta(seconds=t["seconds"]) for t in timings.values()]
+    return min(starts, default=now), sum(t["seconds"] for t in timings.values())
+
+
+def _machine(device: str) -> rec.Machine:
     import psutil
 
     processor = platform.processor()
@@ -114,8 +162,14 @@ def _machine() -> rec.Machine:
         processor = processor or "unknown"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # no control group, or "max": no limit
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return rec.Machine(
-        system=platform.platform(), processor=processor or platform.machine(), cores=cores, memory_bytes=memory
+        system=platform.platform(),
+        processor=processor or platform.machine(),
+        cores=cores,
+        memory_bytes=memory,
+        accelerator=None if device == "cpu" else device,
     )
 
 
@@ -171,20 +225,19 @@ def _sources(recipe: Recipe, manifests: dict[str, Manifest]) -> tuple[rec.Source
     return tuple(out)
 
 
-def _step(step: Step, manifest: Manifest, result: StepResult | None, timings: dict[str, Any]) -> rec.StepRecord:
+def _step(step: Step, manifest: Manifest, built: bool, timings: dict[str, Any]) -> rec.StepRecord:
     from penstock.inspect import tokens_by_domain
 
-    skipped = result is None or result.skipped
     counts = manifest.counts
     tokens = sum(tokens_by_domain(manifest).values()) or manifest.stats.get("tokens")
     return rec.StepRecord(
         name=step.name,
-        status="skipped" if skipped else "run",
+        status="run" if built else "skipped",
         rows_in=counts.rows_in,
         rows_made=counts.made,
         rows_kept=counts.kept,
         rows_dropped=counts.dropped_total,
-        seconds=result.seconds if result is not None and not skipped else 0.0,
+        seconds=timings.get(step.name, {}).get("seconds", 0.0),
         key=manifest.key,
         digest=manifest.digest,
         tokens=tokens if isinstance(tokens, int) else None,
@@ -202,24 +255,23 @@ def _stages(manifests: dict[str, Manifest], rounds: list[int]) -> list[rec.Stage
     if documents is None:
         return out
     dropped = documents.counts.dropped
+
+    def add(name: str, step: str, rows: int, reasons: dict[str, int], made: int = 0) -> int:
+        kept = rows + made - sum(reasons.values())
+        out.append(rec.Stage(name=name, step=step, rows_in=rows, rows_made=made, rows_kept=kept, reasons=reasons))
+        return kept
+
     for name, counted in sorted(documents.stats.get("sources", {}).items()):
-        reasons = dropped.get(f"source.{name}", {})
-        kept = rows + counted["rows"] - sum(reasons.values())
-        out.append(rec.Stage(name=name, step="documents", rows_in=rows, rows_made=counted["rows"], rows_kept=kept, reasons=reasons))
-        rows = kept
+        rows = add(name, "documents", rows, dropped.get(f"source.{name}", {}), counted["rows"])
     # the counters are sorted by name; the order of the work is in the step's settings
     for work in documents.key_parts["settings"]["works"]:
-        reasons = dropped.get(work["name"], {})
-        if reasons:
-            kept = rows - sum(reasons.values())
-            out.append(rec.Stage(name=work["name"], step="documents", rows_in=rows, rows_made=0, rows_kept=kept, reasons=reasons))
-            rows = kept
-    later = ["deduplicated", *([f"dataset-{rounds[-1]}"] if rounds else [])]
+        if dropped.get(work["name"]):
+            rows = add(work["name"], "documents", rows, dropped[work["name"]])
+    later = [step for step in ("deduplicated", *(f"dataset-{n}" for n in rounds[-1:])) if step in manifests]
     for step in later:
-        for name, reasons in manifests[step].counts.dropped.items() if step in manifests else ():
-            kept = rows - sum(reasons.values())
-            out.append(rec.Stage(name=name, step=step, rows_in=rows, rows_made=0, rows_kept=kept, reasons=reasons))
-            rows = kept
+        rows = manifests[step].counts.rows_in  # what the stages above kept; the report warns when it is not
+        for name, reasons in manifests[step].counts.dropped.items():
+            rows = add(name, step, rows, reasons)
     return out
 
 
@@ -266,7 +318,11 @@ def _distributions(manifests: dict[str, Manifest], rounds: list[int]) -> list[re
         edges = tuple(float(2**b) for b in range(bins[0], bins[-1] + 2))
         out.append(
             rec.Distribution(
-                title="Length", unit="bytes", scale="log", edges=edges, groups=_groups(lengths, [str(b) for b in places])
+                title="Length",
+                unit="bytes",
+                scale="log",
+                edges=edges,
+                groups=_groups(lengths, [str(b) for b in places]),
             )
         )
     names = sorted({name for side in stats.get("scores", {}).values() for name in side})
@@ -391,82 +447,14 @@ def _training(root: Folder, number: int, manifest: Manifest) -> rec.TrainingReco
         learning_rate=curve(steps, "lr"),
         tokens_per_second=curve(times, "tokens_per_second"),
         validation_loss={
-            d: curve([{"step": s["step"], d: s["val_loss_by_domain"].get(d)} for s in measured if d in s["val_loss_by_domain"]], d)
+            d: curve(
+                [
+                    {"step": s["step"], d: s["val_loss_by_domain"].get(d)}
+                    for s in measured
+                    if d in s["val_loss_by_domain"]
+                ],
+                d,
+            )
             for d in domains
         },
     )
-
-
-def _change(
-    root: Folder,
-    manifests: dict[str, Manifest],
-    before: int,
-    after: int,
-    training: tuple[rec.TrainingRecord, ...],
-) -> rec.RoundChange:
-    """What moved between two selections, which list the same documents in the same order."""
-    old = Dataset(root / f"selection-{before}").read("selection", ["doc_id", "domain", "split", "tokens", "copies"])
-    wanted = ["copies", *(c for c in ("score.excess_loss",) if c in _columns(manifests, after))]
-    new = Dataset(root / f"selection-{after}").read("selection", wanted)
-    table = old.append_column("after", new["copies"])
-    excess = new["score.excess_loss"] if "score.excess_loss" in new.column_names else pa.nulls(len(old), pa.float32())
-    table = table.append_column("excess", excess).filter(pc.equal(old["split"], "train"))
-    move = np.asarray(table["after"]).astype(np.int64) - np.asarray(table["copies"])
-    tokens = np.asarray(table["tokens"]).astype(np.int64)
-    domains = np.asarray(table["domain"])
-    loss = table["excess"].to_numpy()
-    validation = {t.round: {d: c.last for d, c in t.validation_loss.items()} for t in training}
-    changes = []
-    for domain in sorted(set(domains.tolist())):
-        own = domains == domain
-        seen = own & ~np.isnan(loss)
-        weight = tokens[seen].sum()
-        changes.append(
-            rec.DomainChange(
-                domain=domain,
-                tokens_before=int((np.asarray(table["copies"])[own] * tokens[own]).sum()),
-                tokens_after=int((np.asarray(table["after"])[own] * tokens[own]).sum()),
-                copies_up=int((move[own] > 0).sum()),
-                copies_down=int((move[own] < 0).sum()),
-                excess_loss=float((loss[seen] * tokens[seen]).sum() / weight) if weight else None,
-                validation_before=validation.get(before, {}).get(domain),
-                validation_after=validation.get(after, {}).get(domain),
-            )
-        )
-    hashes = hash_ids(table["doc_id"].to_pylist())
-    order = np.lexsort((hashes, -np.abs(move)))[:MOVED]
-    chosen = table.take(pa.array(order[move[order] != 0])).to_pylist()
-    texts = _texts(root, {r["doc_id"] for r in chosen})
-    moved = tuple(
-        rec.MovedDocument(
-            doc_id=r["doc_id"],
-            domain=r["domain"],
-            copies_before=r["copies"],
-            copies_after=r["after"],
-            text=texts.get(r["doc_id"], "")[:SAMPLE_CHARACTERS],
-            excess_loss=r["excess"],
-        )
-        for r in chosen
-    )
-    return rec.RoundChange(before=before, after=after, domains=tuple(changes), moved=moved)
-
-
-def _columns(manifests: dict[str, Manifest], number: int) -> dict[str, str]:
-    return manifests[f"selection-{number}"].tables["selection"].columns
-
-
-def _texts(root: Folder, ids: set[str]) -> dict[str, str]:
-    """Text of a few documents; only row groups that hold one of them are read past their ids."""
-    scored = Dataset(root / "scored")
-    out: dict[str, str] = {}
-    for entry in scored.table("documents").files:
-        if len(out) == len(ids):
-            break
-        with scored.folder.open_read(entry.path) as file, pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
-                found = parquet.read_row_group(group, ["doc_id"])["doc_id"]
-                rows = pc.is_in(found, pa.array(sorted(ids), pa.string()))
-                if pc.any(rows).as_py():
-                    texts = parquet.read_row_group(group, ["doc_id", "text"]).filter(rows)
-                    out |= dict(zip(texts["doc_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
-    return out

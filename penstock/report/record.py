@@ -87,9 +87,10 @@ class StepRecord:
     The four row counts are ``counts`` of the dataset's manifest and satisfy
     ``rows_in + rows_made == rows_kept + rows_dropped``; the report warns where they do not. A skipped step
     carries the counts of the dataset that was found. ``tokens`` is the manifest's count where the step's table
-    has one. ``seconds`` is the wall time of this run (0 for a skipped step), ``budget_seconds`` the recipe's
-    budget. ``key`` and ``digest`` are the full hexadecimal strings; the report shortens them. ``parameters`` is
-    the step's resolved part of the recipe, as JSON values. ``parents`` may name datasets made by other runs.
+    has one. ``seconds`` is the wall time of the step's last build, in this run or before, ``budget_seconds`` the
+    recipe's budget. ``key`` and ``digest`` are the full hexadecimal strings; the report shortens them.
+    ``parameters`` is the step's resolved part of the recipe, as JSON values. ``parents`` may name datasets made by
+    other runs.
     """
 
     name: str
@@ -171,7 +172,7 @@ class DistributionGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """A histogram of one number over the cleaned documents, by domain.
+    """A histogram of one number over the cleaned documents of the train split, by domain.
 
     Bin i holds values in ``[edges[i], edges[i + 1])``, the last bin its upper edge too. Made from the mergeable
     integer histograms of the run, never from rows. With ``scale`` "log" all edges are positive.

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from penstock.kernels import inlined, kernel
 
 _PRIME = np.uint64(0x100000001B3)
 _BASIS = np.uint64(0xCBF29CE484222325)
@@ -42,7 +43,7 @@ def _byte_classes() -> tuple[Any, Any]:
 _KIND, _FOLD = _byte_classes()
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _token(data: Any, at: Any, stop: Any) -> Any:
     """(hash, end) of the token at or after ``at``; the end is -1 when none is left."""
     while at < stop:
@@ -71,7 +72,7 @@ def _token(data: Any, at: Any, stop: Any) -> Any:
     return np.uint64(0), np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_features(data: Any, starts: Any, limit: Any, bits: Any) -> Any:
     """(indptr, buckets) of the first ``limit`` bytes of each document, repeats included.
 
@@ -109,7 +110,7 @@ def count_features(data: Any, starts: Any, limit: Any, bits: Any) -> Any:
     return indptr, buckets
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def mean_weight(data: Any, starts: Any, limit: Any, bits: Any, weights: Any) -> Any:
     """Mean of ``weights`` over the buckets of each document, 0 without tokens: shape (n,), float64."""
     n = starts.shape[0] - 1

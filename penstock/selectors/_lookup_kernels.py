@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from penstock.kernels import inlined, kernel
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _last_at_most(offsets: Any, codes: Any, index: Any, shift: Any, g: Any, c: Any) -> Any:
     """Position of the last entry <= c of run g, or of its first one. The halving compiles without branches."""
     first = offsets[g]
@@ -26,7 +27,7 @@ def _last_at_most(offsets: Any, codes: Any, index: Any, shift: Any, g: Any, c: A
     return max(low - 1, first)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def locate(offsets: Any, codes: Any, index: Any, shift: Any, group: Any, code: Any) -> Any:
     """Row by row, the position of the last entry <= code[i] of run group[i]; -1 for group -1. Shape (n,), int64."""
     n = group.shape[0]
@@ -37,7 +38,7 @@ def locate(offsets: Any, codes: Any, index: Any, shift: Any, group: Any, code: A
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def add_weighted(
     out: Any,
     offsets: Any,

@@ -16,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock import text
-from penstock.text import LETTER, LINE_BREAK, SPACE, decode, kernel, load8
+from penstock.kernels import kernel
+from penstock.text import LETTER, LINE_BREAK, SPACE, decode, load8
 
 if TYPE_CHECKING:
     from penstock.selectors.gopher import GopherQuality

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from penstock import text
 from penstock.errors import InputError
-from penstock.text import SPACE, count_codepoints, decode, equal_bytes, hash_bytes, kernel, load8, load64, mix
+from penstock.kernels import kernel
+from penstock.text import SPACE, count_codepoints, decode, equal_bytes, hash_bytes, load8, load64, mix
 
 if TYPE_CHECKING:
     from penstock.selectors.gopher import GopherRepetition

@@ -88,7 +88,8 @@ class CriterionHistograms:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("domain", "split", "tokens", *(c.column for c in self.parameters.criteria))
+        domain = ("domain",) if self.parameters.normalizer_scope == "domain" else ()
+        return (*domain, "split", "tokens", *(c.column for c in self.parameters.criteria))
 
     def summarise(self, batch: pa.RecordBatch) -> TokenHistogram:
         """Bins of the batch's training rows; a null score is not counted."""

@@ -27,7 +27,12 @@ class ExceptDomains:
 
     def __post_init__(self) -> None:
         if not hasattr(self.inner, "decide"):
-            raise ConfigError(f"exempt: got {type(self.inner).__name__}, allowed a filter (with decide)")
+            raise ConfigError(
+                f"exempt: got {type(self.inner).__name__}, allowed a filter; other row work drops nothing, so leave it as "
+                "it is"
+            )
+        if isinstance(self.domains, str) or not all(isinstance(name, str) for name in self.domains):
+            raise ConfigError(f"exempt: got {self.domains!r}, allowed a list of domain names; write [{self.domains!r}]")
 
     @property
     def name(self) -> str:
@@ -45,6 +50,11 @@ class ExceptDomains:
     @property
     def adds(self) -> tuple[str, ...]:
         return ()
+
+    def setup(self) -> None:
+        """Whatever the inner filter needs."""
+        if hasattr(self.inner, "setup"):
+            self.inner.setup()
 
     def decide(self, batch: pa.RecordBatch) -> pa.StringArray:
         """One reason per row; null for kept and for exempt rows."""

@@ -89,7 +89,7 @@ def text_record(row: int, value: Any, domain: str | None) -> Record:
     except UnicodeEncodeError as error:
         raw = value.encode("utf-8", "surrogatepass")
         return Record(row, None, domain, "invalid_utf8", f"character {error.start}", raw)
-    return Record(row, None, domain, "empty_text") if is_blank(raw) else Record(row, raw, domain)
+    return Record(row, raw, domain) if value and not value.isspace() else Record(row, None, domain, "empty_text")
 
 
 def too_large(row: int, size: int, limit: int) -> Record:

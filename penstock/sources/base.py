@@ -127,7 +127,7 @@ def documents_batch(
         source: name of the source, the same for all rows.
     """
     raw = [text.encode() if isinstance(text, str) else text for text in texts]
-    hashes = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in raw)
+    hashes = b"".join([hashlib.blake2b(text, digest_size=16).digest() for text in raw])
     return pa.RecordBatch.from_arrays(
         [
             pa.array(doc_ids, pa.string()),
@@ -182,7 +182,8 @@ class RowsBuilder:
         self._texts.append(text)
         self._domains.append(domain)
         self._bytes += len(text)
-        return self._full()
+        # `_full`, spelt out where a call a row would be felt
+        return self._bytes >= BATCH_BYTES or len(self._ids) + len(self._bad) >= BATCH_ROWS
 
     def drop(
         self,

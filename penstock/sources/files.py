@@ -41,6 +41,9 @@ _KINDS = tuple(dict.fromkeys(FORMATS.values()))
 # "-00003-of-00010", "_12", ".0001": the number of a shard says nothing about what is in it
 _SHARD = re.compile(r"[-_.]*\d+([-_.]?of[-_.]?\d+)?$")
 _UNITS = ("file", "paragraph", "line")
+_EXPANSION = (
+    4  # bytes of text in one of gzip or zstd: else a split of small archives would be far more work than others
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +172,13 @@ class FileSource:
             splits = self._plan_file(index, file, target_bytes)
             whole = len(splits) == 1
             joins = whole and group and (group[0].entry, group[0].kind) == (splits[0].entry, splits[0].kind)
-            if group and not (joins and size + file.size <= target_bytes):
+            weight = file.size * (_EXPANSION if compression_of(file.path) else 1)
+            if group and not (joins and size + weight <= target_bytes):
                 out.append(_grouped(group))
                 group, size = [], 0
             if whole:
                 group.append(splits[0])
-                size += file.size
+                size += weight
             else:
                 out.extend(splits)
         if group:

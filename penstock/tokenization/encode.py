@@ -171,7 +171,7 @@ def _load(tokenizer_file: str, sha256: str, end_token: str) -> _Loaded:
             f"its special tokens are {', '.join(_special(tokenizer)) or 'none'}"
         )
     dtype = np.dtype(str(schema.token_type(bpe.vocabulary_size(content))))
-    return _Loaded(tokenizer, end_id, np.dtype(dtype), _is_ours(json.loads(content)))
+    return _Loaded(tokenizer, end_id, dtype, _is_ours(json.loads(content)))
 
 
 def _special(tokenizer: Tokenizer) -> list[str]:

@@ -324,7 +324,6 @@ def _fill(
 @functools.cache
 def _compiled() -> tuple[Any, Any]:
     """``_layout`` and ``_fill`` as machine code; numba is imported here because it takes half a second."""
-    import numba
+    from penstock.kernels import kernel
 
-    compile_ = numba.njit(cache=True, nogil=True)
-    return compile_(_layout), compile_(_fill)
+    return kernel(_layout), kernel(_fill)

@@ -93,12 +93,14 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / _MANIFEST).exists())
 
 
-def clean(folder: Path) -> None:
-    """Remove what an interrupted save or removal left behind."""
-    whole = set(complete(folder))
+def clean(folder: Path, keep: int) -> None:
+    """Remove what an interrupted save or removal left behind: half-written folders, and all but the newest ``keep``."""
+    whole = set(complete(folder)[-keep:])
     for path in folder.glob("*"):
-        if path.name.startswith(".tmp-step-") or (_NAME.fullmatch(path.name) and path not in whole):
+        if path.name.startswith(".tmp-step-"):
             shutil.rmtree(path)
+        elif _NAME.fullmatch(path.name) and path not in whole:
+            _remove(path)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -148,7 +150,7 @@ def _sha256(path: Path) -> str:
 
 def _remove(path: Path) -> None:
     # the manifest first: a half-removed checkpoint must not look whole
-    (path / _MANIFEST).unlink()
+    (path / _MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)
 
 

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from penstock.errors import ConfigError
 
+# fields of TrainConfig that say how a run is watched, kept and on what it runs: a run goes on when they change
+RUNNING = ("device", "keep_checkpoints", "tensorboard", "threads")
+
 
 def _require(holds: bool, name: str, got: Any, allowed: str) -> None:
     if not holds:

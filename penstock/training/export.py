@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.errors import DatasetError, InputError
 from penstock.storage import storage_errors
-from penstock.training.config import TrainConfig, TrainData
+from penstock.training.config import RUNNING, TrainConfig, TrainData
 from penstock.training.model import without_progress_bars
 from penstock.training.sequences import SequenceStore
 
@@ -63,7 +63,7 @@ def run_identity(
             tokenizer = hashlib.sha256(Path(data.tokenizer_file).read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(f"{data.tokenizer_file}: cannot be read ({error}); give the tokenizer.json") from error
-    values = dataclasses.asdict(config)
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in RUNNING}
     values |= {f"model.{name}": value for name, value in values.pop("model").items()}
     values |= {
         "data": data.fingerprint,

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.errors import ConfigError, DatasetError, PenstockError
+from penstock.errors import ConfigError, DatasetError, TrainingError
 from penstock.seeding import derive
 from penstock.training import checkpoint
 from penstock.training.config import ModelConfig, TrainConfig, TrainData, TrainResult
@@ -55,10 +55,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["ModelConfig", "TrainConfig", "TrainData", "TrainResult", "TrainingError", "evaluate", "train"]
-
-
-class TrainingError(PenstockError):
-    """Training cannot go on: the loss or the gradient is not a finite number."""
 
 
 def train(config: TrainConfig, data: TrainData, out: str | Path, *, progress: bool = True) -> TrainResult:
@@ -267,7 +263,7 @@ class _Run:
         """Take over the last checkpoint, if there is one, and remove every record of later steps."""
         import torch
 
-        checkpoint.clean(self.checkpoints)
+        checkpoint.clean(self.checkpoints, self.config.keep_checkpoints)
         saved = checkpoint.load_latest(self.checkpoints)
         if saved is not None:
             check_identity(saved.path, saved.state["identity"], self.identity)
@@ -280,7 +276,8 @@ class _Run:
                     kind: saved.training[f"{kind}/{name}"].to(self.device) for kind in ("step", "exp_avg", "exp_avg_sq")
                 }
             torch.set_rng_state(saved.training["rng/cpu"])
-            if self.device.type == "cuda":
+            # a checkpoint of another device has no state for this one
+            if self.device.type == "cuda" and "rng/cuda" in saved.training:
                 torch.cuda.set_rng_state(saved.training["rng/cuda"], self.device)
             self.step, self.tokens = saved.step, int(saved.state["tokens"])
             self.validation = dict(saved.state["validation"])

@@ -104,15 +104,18 @@ class StepProgress:
     """A line on the terminal: step, loss, tokens per second, time left."""
 
     def __init__(self, steps: int, done: int, *, shown: bool) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            TextColumn("train"),
+            TextColumn("  train"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[rate]} tokens/s"),
             TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
             disable=not shown,
         )
         self._task = self._bar.add_task("train", total=steps, completed=done, loss="-", rate="-")

@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from penstock.dataset import Counts, FileEntry, TableEntry
 from penstock.digest import TableDigest, columns_of
+from penstock.errors import DatasetError
 from penstock.pipelines.documents import config_of
 from penstock.pipelines.sequences import files_by_domain
-from penstock.step import Built, Context, Step
-from penstock.training.config import TrainConfig, TrainData
+from penstock.sources.base import InputFile
+from penstock.step import Built, Context, Settings, Step
+from penstock.training.config import RUNNING, TrainConfig, TrainData
 
 
 class TrainStep(Step):
@@ -28,14 +30,6 @@ class TrainStep(Step):
 
     revision = 1
     libraries = ("torch", "transformers")
-    modules = (
-        "penstock.training.loop",
-        "penstock.training.loader",
-        "penstock.training.mixture",
-        "penstock.training.model",
-        "penstock.training.signals",
-        "penstock.training.config",
-    )
 
     def __init__(
         self, name: str, sequences: str, tokenizer: str, config: TrainConfig, budget: float | None = None
@@ -43,11 +37,13 @@ class TrainStep(Step):
         self.name, self.parents, self.train, self.budget = name, (sequences, tokenizer), config, budget
 
     def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = config_of(self.train)
-        # says how the run is watched and on what it runs, not what comes out
-        for name in ("tensorboard", "threads", "device", "keep_checkpoints"):
-            config.pop(name, None)
-        return config
+        return {name: value for name, value in config_of(self.train).items() if name not in RUNNING}
+
+    def inputs(self, settings: Settings) -> dict[str, str]:
+        """The model to start from: the path stays when its files change."""
+        path = self.train.model.path
+        files = [] if path is None else sorted([*Path(path).glob("*.json"), *Path(path).glob("*.safetensors")])
+        return {f"model:{file.name}": settings.fingerprint(input_file(file)) for file in files}
 
     def build(self, context: Context) -> Built:
         from penstock.training.loop import train
@@ -65,6 +61,11 @@ class TrainStep(Step):
         tokenizer_file = local / "tokenizer.json"
         tokenizer_file.parent.mkdir(parents=True, exist_ok=True)
         tokenizer_file.write_bytes(tokenizer.folder.read_bytes(tokenizer.manifest.artifacts["tokenizer.json"].path))
+        if not paths["train"]:
+            raise DatasetError(
+                f"{self.name}: {self.parents[0]} holds no training sequence: with sequences.tail: cut, a domain of "
+                "fewer than sequences.length tokens gives none; shorten it, use tail: pad, or select more"
+            )
         data = TrainData(
             train=paths["train"],
             validation=paths["validation"],
@@ -88,15 +89,22 @@ class TrainStep(Step):
             },
         )
         keep_logs(context, local / "run")
+        kept = {result.model, result.checkpoint, result.metrics}
         for file in sorted((local / "run").rglob("*")):
-            relative = file.relative_to(local / "run").as_posix()
-            if file.is_file() and relative.split("/")[0] in ("model", "checkpoints", "metrics.jsonl"):
+            if file.is_file() and kept.intersection((file, *file.parents)):
+                relative = file.relative_to(local / "run").as_posix()
                 built.artifacts[relative] = store(context, file, f"run/{relative}")
         for table in ("signals", "policy_log"):
             built.tables[table] = table_of(context, local / "run" / table, f"run/{table}")
         if not context.folder.is_local:
             shutil.rmtree(local)
         return built
+
+
+def input_file(path: Path) -> InputFile:
+    """A local file as sources describe theirs."""
+    stat = path.stat()
+    return InputFile(str(path), path.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 def local_folder(context: Context) -> Path:

@@ -1,0 +1,344 @@
+"""Reading sources, dropping duplicates and scoring: exact small cases, oracles over dictionaries, and any split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock import work as rowwork
+from penstock.dataset import Dataset
+from penstock.errors import DatasetError
+from penstock.pipelines import documents as module
+from penstock.pipelines.documents import Scored, config_of, domain_stats
+from penstock.pipelines.fit import QualityStep, Tokenizer
+from penstock.seeding import stream
+from penstock.selectors.gopher import GopherQuality
+from penstock.selectors.normalise import Normalise, NotEmpty
+from penstock.selectors.scope import ExceptDomains
+from penstock.selectors.splits import AssignSplit
+from penstock.sources.files import FileEntry, FileSource
+from penstock.tokenization.bpe import BPEConfig
+
+ALL = 1 << 30  # bytes of a split: everything in one
+
+
+def pool(count, texts, seed=0):
+    """``count`` rows over a pool of ``texts`` different texts in three domains."""
+    rng = stream(seed, "pool")
+    return [(f"text number {int(rng.integers(0, texts))}", "abc"[int(rng.integers(0, 3))]) for _ in range(count)]
+
+
+# ── documents ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_keep_their_order_and_every_dropped_row_says_why(lab):
+    source = lab.files(one=[("cafe\u0301", "web"), "{bad", ("  ", "web"), ("last", "code")], two=[("first", "code")])
+    made = lab.documents(source, Normalise(), NotEmpty())
+    assert [(r["doc_id"], r["text"], r["source"], r["domain"]) for r in made.read("documents").to_pylist()] == [
+        ("one.jsonl#0", "café", "files", "web"),
+        ("one.jsonl#3", "last", "files", "code"),
+        ("two.jsonl#0", "first", "files", "code"),
+    ]
+    assert [(r["doc_id"], r["step"], r["reason"], r["domain"]) for r in made.read("dropped").to_pylist()] == [
+        ("one.jsonl#1", "read", "invalid_json", "one"),
+        ("one.jsonl#2", "read", "empty_text", "web"),
+    ]
+    counts = made.manifest.counts
+    assert (counts.rows_in, counts.made, counts.kept) == (5, 0, 3)
+    assert counts.dropped == {"source.files": {"empty_text": 1, "invalid_json": 1}}
+
+
+def test_statistics_count_documents_before_and_after_the_row_work(lab):
+    source = lab.files(one=[("ab", "web"), ("x" * 9, "web"), ("y" * 8, "code")])
+    works = (GopherQuality(min_words=1, min_mean_word_length=3.0, min_stop_words=0, max_mean_word_length=99.0),)
+    stats = lab.documents(source, *works).manifest.stats
+    assert stats["domains_in"] == {
+        "web": {"rows": 2, "bytes": 11, "lengths": {"1": 1, "3": 1}},
+        "code": {"rows": 1, "bytes": 8, "lengths": {"3": 1}},
+    }
+    assert stats["domains"] == {
+        "web": {"rows": 1, "bytes": 9, "lengths": {"3": 1}},
+        "code": {"rows": 1, "bytes": 8, "lengths": {"3": 1}},
+    }
+    assert stats["sources"] == {"files": {"rows": 3, "bytes": 19}}
+    assert stats["row_work"] == {"gopher_quality": [3, 2]}
+
+
+def test_domain_statistics_bin_lengths_by_powers_of_two():
+    batch = pa.RecordBatch.from_pydict(
+        {"text": ["", "a", "ab", "abc", "é", "x" * 1023, "x" * 1024], "domain": ["d"] * 7}
+    )
+    assert domain_stats(batch) == {
+        "d": {"rows": 7, "bytes": 2055, "lengths": {"0": 2, "1": 3, "9": 1, "10": 1}},
+    }
+    assert domain_stats(batch.slice(0, 0)) == {}
+
+
+def test_the_rows_are_the_same_however_the_input_is_split(lab, new_lab):
+    rows = [*pool(60, 40), "{bad"]
+    one = lab.documents(lab.files(one=rows, two=rows[:7]), NotEmpty(), split_bytes=ALL)
+    other = new_lab()
+    many = other.documents(other.files(one=rows, two=rows[:7]), NotEmpty(), split_bytes=50)
+    assert len(one.table("documents").files) == 1
+    assert len(many.table("documents").files) > 20
+    assert many.digest == one.digest
+    assert many.read("documents").equals(one.read("documents"))
+    assert many.read("dropped").equals(one.read("dropped"))
+    assert many.manifest.counts == one.manifest.counts
+    assert many.manifest.stats == one.manifest.stats
+
+
+@pytest.mark.parametrize(("keep", "text"), [("ids", None), ("sample", "mail <email>"), ("full", "mail a@b.org")])
+def test_dropped_rows_hold_as_much_text_as_the_run_allows(lab, keep, text):
+    made = lab.documents(
+        lab.files(one=[("mail a@b.org", "web"), ("kept " * 60, "web")]), GopherQuality(min_stop_words=0), dropped=keep
+    )
+    assert made.read("dropped").select(["step", "reason", "text"]).to_pylist() == [
+        {"step": "gopher_quality", "reason": "gopher_short_doc", "text": text}
+    ]
+
+
+def test_exempt_domains_pass_the_wrapped_filter_and_the_statistics_keep_its_name(lab):
+    work = ExceptDomains(inner=GopherQuality(), domains=("code",))
+    made = lab.documents(lab.files(one=[("short", "web"), ("short", "code")]), work)
+    assert made.read("documents")["domain"].to_pylist() == ["code"]
+    assert made.manifest.counts.dropped == {"gopher_quality": {"gopher_short_doc": 1}}
+    assert made.manifest.stats["row_work"] == {"gopher_quality": [2, 1]}
+
+
+@given(st.lists(st.one_of(st.text(max_size=12), st.none()), max_size=25), st.integers(1, 400))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_in_are_rows_kept_plus_rows_dropped_by_reason(new_lab, texts, split_bytes):
+    lab = new_lab()
+    made = lab.documents(
+        lab.files(one=[(text, "web") for text in texts]), Normalise(), NotEmpty(), split_bytes=split_bytes
+    )
+    counts, tables = made.manifest.counts, made.manifest.tables
+    assert counts.rows_in == len(texts)
+    assert counts.kept == (tables["documents"].rows if "documents" in tables else 0)
+    assert counts.dropped_total == (tables["dropped"].rows if "dropped" in tables else 0)
+    said = Counter(made.read("dropped")["reason"].to_pylist()) if "dropped" in tables else {}
+    assert said == sum((Counter(reasons) for reasons in counts.dropped.values()), Counter())
+
+
+def test_a_corpus_of_which_nothing_is_left_stops_the_next_step_with_the_reasons(lab):
+    made = lab.documents(lab.files(one=[("a b c", "web"), (" ", "web"), "{bad"]), GopherQuality())
+    assert made.manifest.counts.kept == 0
+    with pytest.raises(DatasetError) as error:
+        lab.deduplicated()
+    message = str(error.value)
+    assert message.startswith(f"{lab.root}/documents: no row is left, all 3 were dropped (")
+    for reason in ("gopher_quality.gopher_short_doc 1", "source.files.empty_text 1", "source.files.invalid_json 1"):
+        assert reason in message
+    assert "penstock inspect --sample" in message
+    assert not (lab.root / "deduplicated" / "manifest.json").exists()
+
+
+def test_a_source_without_rows_is_named_as_the_cause(lab):
+    lab.documents(lab.files(one=[]))
+    with pytest.raises(DatasetError, match=r"documents: its inputs hold no rows; look at the recipe's source"):
+        lab.deduplicated()
+
+
+def test_a_configuration_is_json_of_its_fields():
+    entry = FileEntry(path="a.jsonl", columns={"text": "t"})
+    assert config_of(FileSource(name="files", entries=(entry,)))["entries"][0]["path"] == "a.jsonl"
+    assert config_of({"plain": 1}) == {"plain": 1}
+
+
+# ── deduplicated ─────────────────────────────────────────────────────────────────────────────────
+
+
+def survivors(rows):
+    """text -> the smallest id, by the bytes of the id."""
+    out = {}
+    for row in rows:
+        out[row["text"]] = min(out.get(row["text"], row["doc_id"]), row["doc_id"], key=str.encode)
+    return out
+
+
+@pytest.mark.parametrize("keys_per_range", [1, 7, 2_000_000])
+@pytest.mark.parametrize("split_bytes", [90, ALL])
+def test_of_equal_texts_the_smallest_id_stays_for_any_split_and_any_number_of_ranges(
+    lab, monkeypatch, keys_per_range, split_bytes
+):
+    monkeypatch.setattr(module, "KEYS_PER_RANGE", keys_per_range)
+    rows = pool(120, 30)
+    before = lab.documents(lab.files(two=rows[:60], ten=rows[60:]), split_bytes=split_bytes)
+    made = lab.deduplicated()
+    original = before.read("documents").to_pylist()
+    wanted = survivors(original)
+    assert 20 < len(wanted) < 60
+    assert made.read("documents")["doc_id"].to_pylist() == [
+        r["doc_id"] for r in original if wanted[r["text"]] == r["doc_id"]
+    ]
+    assert [(r["doc_id"], r["step"], r["reason"], r["detail"]) for r in made.read("dropped").to_pylist()] == [
+        (r["doc_id"], "exact_duplicates", "exact_duplicate", wanted[r["text"]])
+        for r in original
+        if wanted[r["text"]] != r["doc_id"]
+    ]
+    counts = made.manifest.counts
+    assert (counts.rows_in, counts.kept) == (120, len(wanted))
+    assert counts.dropped == {"exact_duplicates": {"exact_duplicate": 120 - len(wanted)}}
+
+
+def test_the_digest_knows_neither_splits_nor_ranges(new_lab, monkeypatch):
+    rows, found = pool(150, 50), set()
+    for keys_per_range, split_bytes in ((2_000_000, ALL), (9, ALL), (9, 70), (1, 200)):
+        monkeypatch.setattr(module, "KEYS_PER_RANGE", keys_per_range)
+        lab = new_lab()
+        lab.documents(lab.files(one=rows), split_bytes=split_bytes)
+        found.add(lab.deduplicated(validation=0.2, test=0.1).digest)
+    assert len(found) == 1
+
+
+def test_splits_are_those_of_the_content_alone(lab, new_lab):
+    rows = pool(80, 80)
+    lab.documents(lab.files(one=rows), split_bytes=100)
+    made = lab.deduplicated(validation=0.3, test=0.2).read("documents")
+    assert set(made["split"].to_pylist()) == {"train", "validation", "test"}
+    other = new_lab()
+    other.documents(other.files(zzz=[*rows[::-1], ("one more", "a")]))
+    again = other.deduplicated(validation=0.3, test=0.2).read("documents")
+    of_text = dict(zip(again["text"].to_pylist(), again["split"].to_pylist(), strict=True))
+    assert all(of_text[r["text"]] == r["split"] for r in made.select(["text", "split"]).to_pylist())
+
+
+def test_a_part_that_holds_only_duplicates_leaves_no_part(lab):
+    lab.documents(lab.files(a=[("same", "d")], b=[("same", "d")] * 3, c=[("same", "e"), ("other", "e")]), split_bytes=1)
+    made = lab.deduplicated()
+    assert made.read("documents")["doc_id"].to_pylist() == ["a.jsonl#0", "c.jsonl#1"]
+    assert len(made.table("documents").files) == 2
+    assert set(made.read("dropped")["detail"].to_pylist()) == {"a.jsonl#0"}
+
+
+def test_a_corpus_of_one_document_passes(lab):
+    lab.documents(lab.files(one=[("alone", "d")]))
+    made = lab.deduplicated(validation=0.2)
+    assert made.read("documents")["text"].to_pylist() == ["alone"]
+    assert "dropped" not in made.manifest.tables
+
+
+def test_a_changed_input_leaves_no_verdict_of_the_old_one(lab):
+    lab.documents(lab.files(one=[("x", "d"), ("y", "d"), ("x", "d")]), split_bytes=10)
+    assert lab.deduplicated().read("documents").num_rows == 2
+    lab.documents(lab.files(one=[("x", "d"), ("x", "d"), ("y", "d"), ("z", "d")]), split_bytes=10)
+    assert lab.deduplicated().read("documents")["doc_id"].to_pylist() == ["one.jsonl#0", "one.jsonl#2", "one.jsonl#3"]
+
+
+# ── scored ───────────────────────────────────────────────────────────────────────────────────────
+
+
+SENTENCE = "the water of the river turns the wheel of mill number {} and the {} sings of it"
+
+
+def prepared(lab, count=90, **settings):
+    """Documents of two domains that a classifier can tell apart, deduplicated and split."""
+    rows = [(SENTENCE.format(i, "miller" if i % 2 else "10010"), "ab"[i % 2]) for i in range(count)]
+    lab.documents(lab.files(one=rows), **settings)
+    lab.deduplicated(validation=0.1, **settings)
+    return lab.run(Tokenizer("tokenizer", "deduplicated", BPEConfig(vocabulary_size=300), 10_000, 7), **settings)
+
+
+def quality(**changes):
+    given = {"positive": (("a",), ()), "negative": (("*",), ()), "works": (), "rows_per_side": 40, "seed": 5}
+    return QualityStep(
+        "quality", "deduplicated", assign=AssignSplit(seed=1, validation=0.1, test=0.0), **given | changes
+    )
+
+
+def test_scored_documents_have_their_tokens_bytes_and_quality(lab):
+    from tokenizers import Tokenizer as Reference
+
+    tokenizer = prepared(lab)
+    lab.run(quality())
+    rows = lab.run(Scored("scored", "deduplicated", "tokenizer", "quality")).read("documents").to_pylist()
+    before = Dataset(str(lab.root / "deduplicated")).read("documents")["doc_id"].to_pylist()
+    assert [r["doc_id"] for r in rows] == before
+    reference = Reference.from_file(tokenizer.artifact("tokenizer.json"))
+    for row in rows:
+        assert reference.decode(row["token_ids"][:-1]) == row["text"]
+        assert row["token_ids"][-1] == tokenizer.manifest.stats["end_id"]
+        assert row["tokens"] == len(row["token_ids"])
+        assert row["bytes"] == len(row["text"].encode())
+    of_side = {side: [r["score.quality"] for r in rows if r["domain"] == side] for side in "ab"}
+    assert min(of_side["a"]) > 0.5 > max(of_side["b"])
+
+
+def test_scores_do_not_depend_on_the_splits(lab, new_lab):
+    found = []
+    for place, split_bytes in ((lab, ALL), (new_lab(), 300)):
+        prepared(place, split_bytes=split_bytes)
+        place.run(quality(), split_bytes=split_bytes)
+        made = place.run(Scored("scored", "deduplicated", "tokenizer", "quality"), split_bytes=split_bytes)
+        found.append((made.digest, made.manifest.stats, made.manifest.counts, made.read("documents")))
+    assert found[0][:3] == found[1][:3]
+    assert found[0][3].equals(found[1][3])
+
+
+def test_statistics_of_tokens_are_sums_over_the_rows(lab):
+    prepared(lab, 12)
+    made = lab.run(Scored("scored", "deduplicated", "tokenizer"))
+    rows = made.read("documents").to_pylist()
+    for domain in "ab":
+        mine = [r for r in rows if r["domain"] == domain]
+        assert made.manifest.stats["tokens"][domain] == sum(r["tokens"] for r in mine)
+        assert made.manifest.stats["figures"][domain] == {
+            "documents": len(mine),
+            "bytes": sum(len(r["text"].encode()) for r in mine),
+            "words": sum(len(r["text"].split()) for r in mine),
+            "tokens": sum(r["tokens"] - 1 for r in mine),
+        }
+    assert "score.quality" not in made.table("documents").columns
+
+
+def test_a_damaged_tokenizer_is_refused(lab):
+    tokenizer = prepared(lab, 12)
+    path = tokenizer.artifact("tokenizer.json")
+    with open(path, "r+b") as file:
+        data = file.read()
+        file.seek(0)
+        file.write(data.replace(b'"', b"'", 1))
+    with pytest.raises(DatasetError, match="got sha256"):
+        lab.run(Scored("scored", "deduplicated", "tokenizer"))
+
+
+# ── domains that are not names ───────────────────────────────────────────────────────────────────
+
+
+def test_any_domain_passes_and_none_reaches_a_file_name(lab, hostile):
+    rows = [(SENTENCE.format(i, domain[:20]), domain) for i in range(3) for domain in hostile]
+    lab.documents(lab.files(one=rows), split_bytes=400)
+    lab.deduplicated(validation=0.3, split_bytes=400)
+    lab.run(Tokenizer("tokenizer", "deduplicated", BPEConfig(vocabulary_size=300), 10_000, 7))
+    made = lab.run(Scored("scored", "deduplicated", "tokenizer"))
+    assert Counter(made.read("documents")["domain"].to_pylist()) == dict.fromkeys(hostile, 3)
+    assert set(made.manifest.stats["tokens"]) == set(hostile)
+    assert set(made.manifest.stats["domains"]) == set(hostile)
+    plain = set("abcdefghijklmnopqrstuvwxyz0123456789-./")
+    assert all(set(name) <= plain and len(name) < 120 for name in lab.names())
+
+
+def test_ids_and_hashes_are_those_of_the_rows(lab):
+    rows = [(f"row {i}", "d") for i in range(50)]
+    table = lab.documents(lab.files(one=rows), split_bytes=100).read("documents")
+    assert table["content_hash"].to_pylist() == [
+        hashlib.blake2b(text.encode(), digest_size=16).digest() for text, _ in rows
+    ]
+    assert table["id_hash"].to_pylist() == [
+        int.from_bytes(hashlib.blake2b(f"one.jsonl#{i}".encode(), digest_size=8).digest(), "little") for i in range(50)
+    ]
+
+
+def test_a_pass_makes_the_rows_that_a_notebook_gets(lab):
+    source = lab.files(one=pool(40, 40))
+    works = (Normalise(), NotEmpty(), GopherQuality(min_words=3, min_stop_words=0, min_words_with_letter=0.5))
+    made = lab.documents(source, *works, split_bytes=60).read("documents")
+    plain = next(source.read(source.plan(ALL)[0], dropped="sample")).documents
+    assert made.num_rows == 40
+    assert made.equals(pa.Table.from_batches([rowwork.apply(works, plain).batch]))

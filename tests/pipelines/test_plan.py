@@ -1,0 +1,391 @@
+"""From a recipe to steps: their order, their parents, what each is told, and what their keys know."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from penstock.dataset import Dataset, hash_json
+from penstock.errors import ConfigError
+from penstock.pipelines import documents, sequences
+from penstock.pipelines.home import HomeEngine
+from penstock.pipelines.plan import needed, parameters_of, plan, row_work, sources_of
+from penstock.recipe import Recipe
+from penstock.selectors.quadmix import Criterion, DomainParameters
+from penstock.step import Settings, Silent, check_step, run_step
+from penstock.storage import Folder
+
+SMALL = "name: small\nsource: {files: [a.jsonl]}\nselect: {criteria: {language: {}}}\n"
+
+
+def parse(text, *overrides):
+    return Recipe.parse(text, overrides)
+
+
+# ── the steps ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_smallest_recipe_ends_with_a_dataset():
+    steps = plan(parse(SMALL))
+    assert [(s.name, s.parents) for s in steps] == [
+        ("documents", ()),
+        ("deduplicated", ("documents",)),
+        ("tokenizer", ("deduplicated",)),
+        ("scored", ("deduplicated", "tokenizer")),
+        ("selection-1", ("scored",)),
+        ("dataset-1", ("scored", "selection-1")),
+    ]
+
+
+def test_rounds_feed_the_signals_of_one_into_the_selection_of_the_next():
+    text = SMALL + "quality: {positive: {domains: [a]}}\ntrain: {steps: 5, warmup_steps: 1}\nrounds: 3\n"
+    parents = {s.name: s.parents for s in plan(parse(text))}
+    assert list(parents)[3:5] == ["quality", "scored"]
+    assert parents["scored"] == ("deduplicated", "tokenizer", "quality")
+    assert parents["selection-1"] == ("scored",)
+    for number in (2, 3):
+        assert parents[f"selection-{number}"] == ("scored", f"model-{number - 1}")
+        assert parents[f"sequences-{number}"] == ("scored", f"selection-{number}")
+        assert parents[f"model-{number}"] == (f"sequences-{number}", "tokenizer")
+    seen = set()
+    for name, of in parents.items():
+        assert set(of) <= seen, f"{name} stands before a parent"
+        seen.add(name)
+
+
+def test_all_rounds_toss_the_same_coins_but_no_two_purposes_share_a_seed():
+    text = SMALL + "quality: {positive: {domains: [a]}}\ntrain: {steps: 5, warmup_steps: 1}\nrounds: 2\nseed: 9\n"
+    steps = {s.name: s for s in plan(parse(text))}
+    assert steps["selection-1"].seed == steps["selection-2"].seed
+    assert steps["sequences-1"].seed == steps["sequences-2"].seed
+    seeds = [
+        steps["deduplicated"].assign.seed,
+        steps["tokenizer"].sampling.seed,
+        steps["quality"].classifier.seed,
+        steps["selection-1"].seed,
+        steps["sequences-1"].seed,
+        steps["model-1"].train.seed,
+    ]
+    assert len(set(seeds)) == len(seeds)
+    other = {s.name: s for s in plan(parse(text, "seed=10"))}
+    assert other["selection-1"].seed != steps["selection-1"].seed
+
+
+def test_the_classifier_holds_out_what_the_corpus_holds_out():
+    steps = {s.name: s for s in plan(parse(SMALL + "quality: {positive: {domains: [a]}}\n"))}
+    assert steps["quality"].works[-1] == steps["deduplicated"].assign
+    assert [w.name for w in steps["quality"].works] == ["normalise", "not_empty", "assign_split"]
+
+
+def test_files_take_the_place_of_the_environment_and_problems_join_either():
+    text = "name: s\nsource: {files: [a.jsonl], environment: {}, procedural: {}}\nselect: {criteria: {language: {}}}\n"
+    assert [s.name for s in sources_of(parse(text))] == ["files", "procedural"]
+    assert [s.name for s in sources_of(parse(text, "source.files=[]"))] == ["environment", "procedural"]
+
+
+def test_two_sources_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match=r"source: two are called 'files'; give one of them another name"):
+        plan(parse(SMALL, "source.procedural={name: files}"))
+
+
+def test_filters_stand_in_order_and_null_switches_one_off():
+    assert [w.name for w in row_work(parse(SMALL))] == [
+        "normalise",
+        "not_empty",
+        "gopher_quality",
+        "gopher_repetition",
+        "language_id",
+    ]
+    works = row_work(parse(SMALL, "filters={gopher_quality: null, language: {languages: [en]}, exempt: [code]}"))
+    assert [w.name for w in works] == ["normalise", "not_empty", "gopher_repetition", "language_id", "language"]
+    # cleaning and language identification are no filters: no domain is exempt from them
+    assert [getattr(w, "domains", None) for w in works] == [None, None, ("code",), None, ("code",)]
+
+
+def test_weights_are_shares_and_a_domain_takes_from_the_selection_what_it_does_not_say():
+    recipe = parse(
+        "name: s\nsource: {files: [a.jsonl]}\n"
+        "select:\n"
+        "  criteria: {language: {weight: 3}, style: {weight: 1, direction: lower}}\n"
+        "  lam: 7\n  omega: 0.5\n"
+        "  domains: {web: {weights: {style: 2}, eps: 0.5}, code: {lam: 1}}\n"
+    )
+    found = parameters_of(recipe.select)
+    assert found.criteria == (
+        Criterion(column="score.language", direction="higher"),
+        Criterion(column="score.style", direction="lower"),
+    )
+    assert found.default == DomainParameters(alpha=(0.75, 0.25), lam=7, omega=0.5, eta=1.0, eps=0.0)
+    assert found.domains == (
+        ("code", DomainParameters(alpha=(0.75, 0.25), lam=1, omega=0.5, eta=1.0, eps=0.0)),
+        ("web", DomainParameters(alpha=(0.0, 1.0), lam=7, omega=0.5, eta=1.0, eps=0.5)),
+    )
+
+
+def test_weights_that_are_all_zero_are_refused():
+    with pytest.raises(ConfigError, match="select: weights of language are all 0; give one a weight"):
+        plan(parse(SMALL, "select.criteria.language.weight=0"))
+
+
+def test_budgets_reach_the_steps_and_nothing_else():
+    text = SMALL + "train: {steps: 5, warmup_steps: 1}\n"
+    names = ("documents", "deduplicated", "tokenizer", "scored", "selection", "dataset", "sequences", "model")
+    budgets = [f"budgets.{name}={number}" for number, name in enumerate(names, 1)]
+    steps = plan(parse(text, *budgets))
+    assert [s.budget for s in steps] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [s.config() for s in steps] == [s.config() for s in plan(parse(text))]
+
+
+def test_a_step_needs_its_parents_in_order():
+    steps = plan(parse(SMALL))
+    assert [s.name for s in needed(steps, ["tokenizer"])] == ["documents", "deduplicated", "tokenizer"]
+    assert [s.name for s in needed(steps, ["selection-1", "documents"])] == [
+        "documents",
+        "deduplicated",
+        "tokenizer",
+        "scored",
+        "selection-1",
+    ]
+    with pytest.raises(ConfigError, match="step model-1: this recipe has documents, deduplicated, tokenizer, scored"):
+        needed(steps, ["model-1"])
+
+
+# ── what keys know ───────────────────────────────────────────────────────────────────────────────
+
+FULL = """
+name: keys
+source:
+  files: [{path: x.jsonl, columns: {text: t}}]
+  procedural: {}
+filters: {language: {languages: [en]}, exempt: [code]}
+quality:
+  positive: {domains: [a], files: [{path: good.txt}], environment: {}}
+select:
+  lam_max: 900
+  criteria: {quality: {}, language: {}}
+  domains: {web: {lam: 5.0, weights: {quality: 1.0, language: 1.0}}}
+train: {steps: 10, warmup_steps: 2}
+rounds: 2
+"""
+
+# nothing of the output hangs on these: where it goes, and how a run is watched
+FREE = {"output", "train.device", "train.threads", "train.tensorboard", "train.keep_checkpoints"}
+# what `None`, a text or a list may become; numbers and switches are changed by a rule
+OTHER = {
+    "name": "other",
+    "dropped": "full",
+    "output": "elsewhere",
+    "source.files.0.path": "y.jsonl",
+    "source.files.0.name": "named",
+    "source.files.0.format": "csv",
+    "source.files.0.columns.text": "u",
+    "source.files.0.domain": "d",
+    "source.files.0.text_unit": "line",
+    "source.environment": None,  # the files stand in its place
+    "source.procedural.name": "problems",
+    "source.procedural.families": ["gcd"],
+    "source.procedural.config": {"gcd": {"min_numbers": 3}},
+    "source.procedural.domain": "family",
+    "source.on_bad_file": "drop",
+    "filters.gopher_quality.stop_words": ["the", "a"],
+    "filters.gopher_repetition.max_top_ngrams": [[2, 0.3]],
+    "filters.gopher_repetition.max_duplicate_ngrams": [[5, 0.3]],
+    "filters.language.languages": ["de"],
+    "filters.exempt": ["tests"],
+    "quality.positive.domains": ["b"],
+    "quality.positive.files.0.path": "better.txt",
+    "quality.positive.files.0.name": "named",
+    "quality.positive.files.0.format": "text",
+    "quality.positive.files.0.columns": {"text": "u"},
+    "quality.positive.files.0.domain": "d",
+    "quality.positive.files.0.text_unit": "line",
+    "quality.positive.environment.name": "python",
+    "quality.positive.environment.max_domain_megabytes": 3.0,
+    "quality.positive.environment.include": ["readmes"],
+    "quality.positive.environment.exclude": ["readmes"],
+    "quality.positive.environment.roots": [["here", "/tmp"]],
+    "quality.negative.domains": ["c"],
+    "quality.negative.files": [{"path": "bad.txt"}],
+    "quality.negative.environment": {},
+    "select.criteria.quality.direction": "lower",
+    "select.criteria.language.direction": "lower",
+    "select.eta_mode": "product",
+    "select.normalizer_scope": "domain",
+    "select.rank_at": "midpoint",
+    "select.omega_max": 0.9,
+    "select.domains.web.omega": 0.3,
+    "select.domains.web.eta": 0.3,
+    "select.domains.web.eps": 0.3,
+    "select.target_tokens": 1000,
+    "select.copy_cap": 2.0,
+    "sequences.tail": "cut",
+    "train.model.path": "/models/small",
+    "train.model.hidden_size": 64,
+    "train.model.heads": 2,
+    "train.model.kv_heads": 1,
+    "train.model.context_length": 300,
+    "train.micro_batch_size": 4,
+    "train.mixture": "uniform",
+    "train.warmup_steps": 3,
+    "train.device": "cpu",
+    "train.precision": "bfloat16",
+    "train.threads": 2,
+    "feedback.direction": "lower",
+}
+
+
+def leaves(value, path=()):
+    """Dotted path and value of everything a recipe can say."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, (*path, index))
+    else:
+        yield path, value
+
+
+def told(recipe):
+    """What enters the key of every step, parents' digests and outside files apart."""
+    keys = {s.name: hash_json([type(s).__name__, s.parents, s.config()]) for s in plan(recipe)}
+    return keys | {"seed": recipe.seed, "dropped": recipe.dropped}
+
+
+FULL_LEAVES = list(leaves(Recipe.parse(FULL).model_dump(mode="json")))
+
+
+@pytest.mark.parametrize(("path", "value"), FULL_LEAVES, ids=[".".join(map(str, p)) for p, _ in FULL_LEAVES])
+def test_every_entry_of_a_recipe_changes_a_key_or_is_known_to_be_free(path, value):
+    name = ".".join(map(str, path))
+    full = Recipe.parse(FULL)
+    changed = json.loads(json.dumps(full.model_dump(mode="json")))
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    if name in OTHER:
+        other = OTHER[name]
+    elif isinstance(value, bool):
+        other = not value
+    elif name.startswith("budgets."):
+        other = 5.0
+    elif isinstance(value, int):
+        other = value + 1
+    elif isinstance(value, float):
+        other = value * 0.5 or 0.25
+    else:
+        pytest.fail(f"{name} = {value!r}: say in OTHER what it may become")
+    place[path[-1]] = other
+    differs = told(Recipe.model_validate(changed)) != told(full)
+    free = name in FREE or name.startswith("budgets.") or other == value
+    assert differs == (not free)
+
+
+def test_keys_are_the_same_in_another_process():
+    code = (
+        "import json, sys\n"
+        "from penstock.dataset import hash_json\n"
+        "from penstock.pipelines.plan import plan\n"
+        "from penstock.recipe import Recipe\n"
+        "steps = plan(Recipe.parse(sys.argv[1]))\n"
+        "print(json.dumps({s.name: hash_json([type(s).__name__, s.parents, s.config()]) for s in steps}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, FULL],
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = told(Recipe.parse(FULL))
+    assert json.loads(done.stdout) == {name: key for name, key in here.items() if name not in ("seed", "dropped")}
+
+
+# ── whole runs of the steps ──────────────────────────────────────────────────────────────────────
+
+
+def recipe_of(folder, *overrides):
+    text = f"""
+name: hostile
+source: {{files: [{{path: '{folder}/*.jsonl', columns: {{domain: domain}}}}]}}
+filters: {{gopher_quality: null, gopher_repetition: null}}
+splits: {{validation: 0.2, test: 0.1}}
+tokenizer: {{vocabulary_size: 300, sample_mb: 0.01}}
+select: {{criteria: {{language: {{}}}}, omega: 0.9, eps: 0.5, normalizer_scope: domain}}
+sequences: {{length: 32}}
+train:
+  {{steps: 4, batch_size: 4, warmup_steps: 1, eval_every: 4, eval_sequences: 1, checkpoint_every: 4, signals_every: 2,
+    threads: 1, device: cpu, model: {{hidden_size: 16, layers: 1, heads: 2, kv_heads: 1, ffn_size: 32}}}}
+rounds: 2
+"""
+    return Recipe.parse(text, list(overrides))
+
+
+def build(recipe, root, **settings):
+    """Every step in this process; returns the manifests by step."""
+    given = {"seed": recipe.seed, "dropped": recipe.dropped, "split_bytes": 2000} | settings
+    folder = Folder(str(root))
+    return {s.name: run_step(s, folder, HomeEngine(0), Silent(), Settings(**given)).manifest for s in plan(recipe)}
+
+
+@pytest.fixture
+def small_ranges(monkeypatch):
+    """Several hash ranges for keys and for tokens, as a large corpus has."""
+    monkeypatch.setattr(documents, "KEYS_PER_RANGE", 25)
+    monkeypatch.setattr(sequences, "TOKENS_PER_RANGE", 500)
+
+
+SENTENCE = "the water of the river turns the wheel of mill number {} and the miller sings of domain {}. "
+
+
+def test_any_domain_passes_through_every_step_and_none_reaches_a_file_name(lab, hostile, small_ranges):
+    rows = [(SENTENCE.format(i, n) * (1 + i % 3), domain) for i in range(12) for n, domain in enumerate(hostile)]
+    lab.files(one=rows)
+    manifests = build(recipe_of(lab.base / "corpus"), lab.root)
+    scored = Dataset(str(lab.root / "scored")).read("documents")
+    assert Counter(scored["domain"].to_pylist()) == dict.fromkeys(hostile, 12)
+    for number in (1, 2):
+        assert set(manifests[f"selection-{number}"].stats["domains"]["train"]) == set(hostile)
+        assert set(manifests[f"dataset-{number}"].stats["domains"]["train"]) <= set(hostile)
+        assert set(manifests[f"sequences-{number}"].stats["domains"]["train"]) <= set(hostile)
+    published = Dataset(str(lab.root / "dataset-1")).read("train")
+    assert set(published["domain"].to_pylist()) <= set(hostile)
+    signals = Dataset(str(lab.root / "model-1")).read("signals")
+    assert set(signals["domain"].to_pylist()) <= set(hostile)
+    plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./")
+    assert all(set(name) <= plain for name in lab.names())
+    inside = os.path.realpath(lab.root)
+    assert all(os.path.realpath(lab.root / name).startswith(inside + os.sep) for name in lab.names())
+    assert sorted(os.listdir(lab.base)) == ["corpus", "run"]
+
+
+def test_one_recipe_in_two_folders_has_the_same_keys_and_no_key_knows_a_folder(lab, tmp_path, small_ranges):
+    lab.files(one=[(SENTENCE.format(i, i % 3), "abc"[i % 3]) for i in range(150)])
+    recipe = recipe_of(lab.base / "corpus", "quality={positive: {domains: [a]}, rows_per_side: 20}", "rounds=2")
+    here, there = build(recipe, lab.root), build(recipe, tmp_path / "other" / "place", split_bytes=700)
+    assert {name: m.key for name, m in here.items()} == {name: m.key for name, m in there.items()}
+    assert {name: m.digest for name, m in here.items()} == {name: m.digest for name, m in there.items()}
+    for name, manifest in here.items():
+        said = json.dumps(manifest.key_parts)
+        assert str(lab.root) not in said, name
+        assert name == "documents" or str(lab.base) not in said, name
+    # a run that was moved goes on where it stands
+    shutil.move(lab.root, tmp_path / "moved")
+    folder, known = Folder(str(tmp_path / "moved")), {}
+    for step in plan(recipe):
+        assert check_step(step, folder, known, Settings(recipe.seed, recipe.dropped)).skip, step.name
+        known[step.name] = Dataset(folder / step.name).manifest
+
+
+def test_settings_that_decide_no_row_are_in_no_key(lab):
+    source = lab.files(one=[("text", "d")])
+    key = lab.documents(source).manifest.key
+    assert lab.documents(source, split_bytes=1).manifest.key == key
+    assert lab.documents(source, dropped="ids").manifest.key != key
+    assert lab.documents(source, seed=1).manifest.key != key
