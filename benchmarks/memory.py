@@ -98,7 +98,7 @@ def _proportional(pid: int) -> int:
 
 
 def current_step(out: Path) -> str:
-    """The newest step folder of a run."""
+    """The step folder of a run that was changed last; the report is written after the last step and counts to it."""
     folders = [path for path in out.iterdir() if path.is_dir()] if out.exists() else []
     return max(folders, key=lambda path: path.stat().st_ctime_ns).name if folders else "start"
 

@@ -5,16 +5,20 @@ Price: the manifests alone; a sample reads the first row group of each table, ``
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from penstock.dataset import Dataset, Manifest, read_manifest
+from penstock.dataset import Dataset, Manifest, read_manifest, read_part
 from penstock.errors import ConfigError, DatasetError
 from penstock.storage import Folder
-from penstock.terminal import PATH_CHARACTERS, count, plain, print_whole, say, table
+from penstock.terminal import PATH_CHARACTERS, count, plain, print_table, say, table
 
 VALUE_CHARACTERS = 160
 VERIFIED = "every file has the sha256 its manifest names"
@@ -43,7 +47,7 @@ def inspect_folder(url: str, *, sample: int = 0, verify: bool = False, console: 
         raise ConfigError(
             f"--sample: got the folder of a run, allowed one of its datasets; add one of {names} to {url}"
         )
-    shown = table(f"Datasets of {url}", ("dataset",), ("rows in", "kept", "dropped", "bytes"), ("digest",))
+    shown = table(("dataset",), ("rows in", "kept", "dropped", "bytes"), ("digest",))
     for dataset in found:
         manifest = dataset.manifest
         rows = (manifest.counts.rows_in, manifest.counts.kept, manifest.counts.dropped_total)
@@ -53,7 +57,7 @@ def inspect_folder(url: str, *, sample: int = 0, verify: bool = False, console: 
             f"{sum(f.bytes for f in dataset.entries()):,}",
             manifest.digest[:8],
         )
-    print_whole(console, shown)
+    print_table(console, f"Datasets of {url}", shown, whole=True)
     if verify:
         _verify(found, console)
 
@@ -100,24 +104,24 @@ def _show(dataset: Dataset, console: Console, sample: int, verify: bool) -> None
         say(console, f"rows in {counts.rows_in:,}{made} = kept {counts.kept:,} + dropped {counts.dropped_total:,}")
     _tables(manifest, console)
     if manifest.artifacts:
-        artifacts = table("Artifacts", ("name",), ("bytes",))
+        artifacts = table(("name",), ("bytes",))
         for name, entry in manifest.artifacts.items():
             artifacts.add_row(plain(name), f"{entry.bytes:,}")
-        _section(console, artifacts)
+        _section(console, "Artifacts", artifacts)
     tokens = tokens_by_domain(manifest)
     if tokens:
-        domains = table("Tokens by domain", ("domain",), ("tokens",))
+        domains = table(("domain",), ("tokens",))
         for domain, number in sorted(tokens.items(), key=lambda item: (-item[1], item[0])):
             domains.add_row(plain(domain), f"{number:,}")
-        _section(console, domains)
+        _section(console, "Tokens by domain", domains)
     if counts.dropped_total:
-        drops = table("Dropped", ("by", "reason"), ("rows",))
+        drops = table(("by", "reason"), ("rows",))
         for work, reasons in counts.dropped.items():
             for reason, rows in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
                 drops.add_row(plain(work), plain(reason), f"{rows:,}")
-        _section(console, drops)
+        _section(console, "Dropped", drops)
     say(console)
-    say(console, "Made from")
+    say(console, ("Made from", "italic"))
     console.print(lineage(dataset))
     if sample:
         _sample(dataset, console, sample)
@@ -126,16 +130,16 @@ def _show(dataset: Dataset, console: Console, sample: int, verify: bool) -> None
         _verify([dataset], console)
 
 
-def _section(console: Console, shown: Any) -> None:
+def _section(console: Console, title: str, shown: Table) -> None:
     say(console)
-    console.print(shown)
+    print_table(console, title, shown)
 
 
 def _tables(manifest: Manifest, console: Console) -> None:
     """Tables with their sizes, then the columns once for all tables that share them."""
     if not manifest.tables:
         return
-    sizes = table("Tables", ("table",), ("rows", "files", "bytes"))
+    sizes = table(("table",), ("rows", "files", "bytes"))
     same: dict[str, list[str]] = {}
     for name, entry in manifest.tables.items():
         sizes.add_row(plain(name), f"{entry.rows:,}", f"{len(entry.files):,}", f"{sum(f.bytes for f in entry.files):,}")
@@ -143,11 +147,11 @@ def _tables(manifest: Manifest, console: Console) -> None:
         family = f"{name.partition('/')[0]}/…" if "/" in name else name
         if family not in same.setdefault(columns, []):
             same[columns].append(family)
-    _section(console, sizes)
-    shown = table("Columns", ("of", "columns"))
+    _section(console, "Tables", sizes)
+    shown = table(("of", "columns"))
     for columns, names in same.items():
         shown.add_row(plain(", ".join(names)), plain(columns, limit=4000))
-    _section(console, shown)
+    _section(console, "Columns", shown)
 
 
 def tokens_by_domain(manifest: Manifest) -> dict[str, int]:
@@ -206,16 +210,23 @@ def _sample(dataset: Dataset, console: Console, rows: int) -> None:
     for name in dataset.manifest.tables:
         say(console)
         say(console, plain(name, style="bold"))
-        left = rows
-        for batch in dataset.batches(name, rows=rows):
-            for row in batch.slice(0, left).to_pylist():
-                if left < rows:
-                    say(console)
-                for column, value in row.items():
-                    say(console, "  ", plain(column), ": ", plain(_value(value), limit=VALUE_CHARACTERS))
-                left -= 1
-            if not left:
-                break
+        for number, row in enumerate(islice(_first(dataset, name, rows), rows)):
+            if number:
+                say(console)
+            for column, value in row.items():
+                say(console, "  ", plain(column), ": ", plain(_value(value), limit=VALUE_CHARACTERS))
+
+
+def _first(dataset: Dataset, name: str, rows: int) -> Iterator[dict[str, Any]]:
+    """Rows of a table from its beginning, at least ``rows``: its parts are Parquet, or sequences in Arrow files."""
+    for entry in dataset.table(name).files:
+        if entry.path.endswith(".arrow"):
+            with dataset.folder.open_read(entry.path) as file, pa.ipc.open_file(file) as sequences:
+                for index in range(sequences.num_record_batches):
+                    yield from sequences.get_batch(index).slice(0, rows).to_pylist()
+        else:
+            for batch in read_part(dataset.folder, entry, rows=rows):
+                yield from batch.to_pylist()
 
 
 def _value(value: Any) -> str:

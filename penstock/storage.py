@@ -111,6 +111,8 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file below by name relative to this folder, sorted; an absent folder has none."""
+        if self.is_local:
+            return dict(sorted(self._local_sizes()))
         root = self.fs._strip_protocol(self.path)
         try:
             with storage_errors(self.path, absent=True):
@@ -118,6 +120,15 @@ class Folder:
         except FileNotFoundError:
             return {}
         return {str(name)[len(root) + 1 :]: int(found[name]["size"]) for name in sorted(found)}
+
+    def _local_sizes(self) -> Iterator[tuple[str, int]]:
+        root = self.path
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = os.path.join(folder, name)
+                # a file that goes meanwhile, such as one about to be renamed, hides no other
+                with suppress(FileNotFoundError):
+                    yield os.path.relpath(path, root), os.stat(path).st_size
 
     def files(self) -> list[str]:
         """Names of all files below, relative to this folder, sorted; an absent folder has none."""
@@ -184,10 +195,8 @@ class Folder:
     def remove(self, names: list[str]) -> None:
         """Delete files; one already gone is no error."""
         for name in names:
-            try:
+            with suppress(FileNotFoundError), storage_errors(self.join(name), absent=True):
                 self.fs.rm_file(self.join(name))
-            except FileNotFoundError:
-                continue
 
     def prune_empty(self) -> None:
         """Remove empty directories below (a local disk only: stores have none)."""

@@ -37,9 +37,9 @@ def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:
     console.print(Text.assemble(*parts), soft_wrap=True)
 
 
-def table(title: str, left: Sequence[str], right: Sequence[str] = (), last: Sequence[str] = ()) -> Table:
+def table(left: Sequence[str], right: Sequence[str] = (), last: Sequence[str] = ()) -> Table:
     """An empty table: columns of words (they wrap), of numbers (they never do), and of words again."""
-    made = Table(title=plain(title), box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in left:
         made.add_column(name, overflow="fold")
     for name in right:
@@ -49,11 +49,18 @@ def table(title: str, left: Sequence[str], right: Sequence[str] = (), last: Sequ
     return made
 
 
-def print_whole(console: Console, shown: Table) -> None:
-    """Print a table of short cells at its own width: on a narrow terminal its lines wrap, no number is cut."""
-    wide = console.options.update(max_width=10_000)
-    width = Measurement.get(console, wide, shown).maximum
-    console.print(shown, width=max(width, console.width), crop=False, no_wrap=True, soft_wrap=True)
+def print_table(console: Console, title: str, shown: Table, *, whole: bool = False) -> None:
+    """Print a table below its title.
+
+    Args:
+        whole: keep the table's own width, for cells that are short: on a narrow terminal its lines wrap and no
+            number is cut. Otherwise the columns of words are folded into the terminal's width.
+    """
+    say(console, plain(title, PATH_CHARACTERS, "italic"))
+    if whole:
+        wide = console.options.update(max_width=10_000)
+        shown.width = Measurement.get(console, wide, shown).maximum
+    console.print(shown, crop=False)
 
 
 class Terminal:
@@ -124,7 +131,7 @@ def print_results(result: RunResult, console: Console | None = None) -> None:
     console = console or Console()
     budgets = any(row.step.budget for row in result.steps)
     numbers = ("rows in", "made", "kept", "dropped", "s", *(["budget"] if budgets else []))
-    shown = table("Steps", ("step", "status"), numbers, ("digest",))
+    shown = table(("step", "status"), numbers, ("digest",))
     for row in result.steps:
         counts = row.manifest.counts
         shown.add_row(
@@ -135,7 +142,7 @@ def print_results(result: RunResult, console: Console | None = None) -> None:
             *([_budget(row.step)] if budgets else []),
             row.manifest.digest[:8],
         )
-    print_whole(console, shown)
+    print_table(console, "Steps", shown, whole=True)
     say(console, f"{duration(result.seconds)} in all")
     if result.report is not None:
         say(console, "report: ", plain(result.report, limit=PATH_CHARACTERS))
@@ -154,15 +161,14 @@ def print_checks(
         counted = ", ".join((count(len(inputs), "file"), size(sum(i.size for i in inputs)), count(pieces, "piece")))
         say(console, "source ", plain(source.name), f": {counted}")
     budgets = any(check.step.budget for check in checks)
-    where = f"Dry run of {recipe.name} into {root.url}"
-    shown = table(where, ("step", "would", "why"), ("budget s",) if budgets else ())
+    shown = table(("step", "would", "why"), ("budget s",) if budgets else ())
     for check in checks:
         would, why = "skip" if check.skip else "run", check.why
         if check.key is None and root.exists(f"{check.step.name}/manifest.json"):
             # it was built before; whether its parents come out as they were is not known before they run
             would, why = "maybe", f"{why}, if changed"
         shown.add_row(plain(check.step.name), would, plain(why), *([_budget(check.step)] if budgets else []))
-    console.print(shown)
+    print_table(console, f"Dry run of {recipe.name} into {root.url}", shown)
 
 
 def _budget(step: Step) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import importlib
@@ -13,12 +14,14 @@ import pkgutil
 import subprocess
 import sys
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import penstock
 from penstock import seeding
 from penstock.dataset import hash_json
 from penstock.pipelines.documents import TextBytes
@@ -357,3 +360,21 @@ def test_setup_warms_up_and_changes_nothing(work, rows):
     if hasattr(work, "setup"):
         work.setup()
     assert output(work, [rows]).equals(before)
+
+
+# ── what every module keeps to ───────────────────────────────────────────────────────────────────
+
+ROOT = Path(penstock.__file__).parent
+
+
+def test_constructors_tell_users_what_is_wrong_in_words():
+    """``assert`` is gone under ``python -O`` and gives no advice: it is for our own mistakes."""
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name in ("__init__", "__post_init__"):
+                assert not any(isinstance(inner, ast.Assert) for inner in ast.walk(node)), f"{path}:{node.lineno}"
+
+
+def test_no_module_is_too_long_to_be_read_at_once():
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert {name: lines for name, lines in long.items() if lines > 500} == {}, "split it: one algorithm a file"

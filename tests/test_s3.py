@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -227,7 +228,8 @@ def test_inspect_reads_the_store(finished, s3_bucket):
     one = inspect(f"{s3_bucket}/run/deduplicated", "--sample", "2")
     assert one.returncode == 0, one.stderr
     assert Dataset(f"{base}/run/deduplicated").digest in one.stdout
-    assert "rows in 228 + made 0 = kept 213 + dropped 15" in one.stdout
+    # the words between the numbers are inspect's own tests' to check
+    assert re.search(r"rows in 228\b.*\bkept 213\b.*\bdropped 15\b", one.stdout)
     nothing = inspect(f"{s3_bucket}/elsewhere")
     assert nothing.returncode == 1
     assert nothing.stderr.startswith("penstock: ")

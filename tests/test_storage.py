@@ -31,6 +31,13 @@ def test_files_are_named_relative_to_the_folder_and_sorted(folder):
     assert (folder / "a").files() == ["d", "x/c.json"]
 
 
+def test_a_file_that_goes_while_a_folder_is_listed_hides_no_other(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write_bytes("a/part", b"1")
+    os.symlink(tmp_path / "gone", tmp_path / "a" / ".tmp-x")  # listed, but no longer there to be asked for its size
+    assert folder.sizes() == {"a/part": 1}
+
+
 def test_a_relative_path_and_a_file_url_are_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Folder("run").write_bytes("x", b"1")

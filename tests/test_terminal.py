@@ -11,7 +11,7 @@ from penstock.dataset import Counts
 from penstock.recipe import Recipe
 from penstock.run import RunResult, check
 from penstock.storage import Folder
-from penstock.terminal import Terminal, count, plain, print_checks, print_results, print_whole, say, table
+from penstock.terminal import Terminal, count, plain, print_checks, print_results, print_table, say, table
 
 HOSTILE = "\x1b[31mred\x1b[2J [bold]markup[/bold] :warning: \u202eevil\nnew line\t\udcff"
 SHOWN = "⟨ESC⟩[31mred⟨ESC⟩[2J [bold]markup[/bold] :warning: ⟨U+202E⟩evil⟨LF⟩new line⟨TAB⟩⟨U+DCFF⟩"
@@ -43,9 +43,9 @@ def steps(finished, **counts):
 def test_text_from_data_is_shown_and_not_obeyed(force):
     console = terminal(200, force_terminal=force, color_system="truecolor" if force else None)
     say(console, plain(HOSTILE))
-    shown = table(HOSTILE, ("name",), ("n",))
+    shown = table(("name",), ("n",))
     shown.add_row(plain(HOSTILE), "1")
-    console.print(shown)
+    print_table(console, HOSTILE, shown)
     text = printed(console)
     for sequence in ("\x1b[1m", "\x1b[0m", "\x1b[3m", "\x1b[1;3m"):  # rich's own bold and italic of titles
         text = text.replace(sequence, "")
@@ -100,10 +100,27 @@ def test_a_step_without_rows_shows_none_and_budgets_only_where_there_are_some(fi
 
 def test_a_wide_table_keeps_its_own_width():
     console = terminal(30)
-    shown = table("Numbers", ("name",), ("n",), ("digest",))
+    shown = table(("name",), ("n",), ("digest",))
     shown.add_row("a" * 40, "1,000", "0123abcd")
-    print_whole(console, shown)
-    assert "a" * 40 + "  1,000  0123abcd" in printed(console)
+    print_table(console, "/a/path/" * 10, shown, whole=True)
+    assert printed(console).splitlines() == [
+        "/a/path/" * 10,
+        "name" + " " * 42 + "n  digest  ",
+        "a" * 40 + "  1,000  0123abcd",
+    ]
+
+
+def test_words_are_folded_into_the_terminal_and_numbers_stay_whole():
+    console = terminal(30)
+    shown = table(("name",), ("n",))
+    shown.add_row("a" * 40, "1,000")
+    print_table(console, "Names", shown)
+    assert [line.split() for line in printed(console).splitlines()] == [
+        ["Names"],
+        ["name", "n"],
+        ["a" * 23, "1,000"],
+        ["a" * 17],
+    ]
 
 
 def test_a_pass_draws_a_bar_on_a_terminal_and_nothing_on_a_pipe(finished):
@@ -150,7 +167,8 @@ def test_a_dry_run_says_what_would_run_and_why(finished):
     size = sum(p.stat().st_size for p in (base / "corpus").iterdir())
     assert lines[0].startswith(f"source files: 3 files, {size / 1000:.0f} kB, ")
     assert int(lines[0].split()[-2]) >= 9  # a split is 20 kB
-    assert "".join(lines[1:3]).split() == f"Dry run of small into {base}/run step would why".split()
+    assert lines[1] == f"Dry run of small into {base}/run"
+    assert lines[2].split() == ["step", "would", "why"]
     assert [line.split() for line in lines[-13:]] == [
         [s.step.name, "skip", "up", "to", "date"] for s in finished[2].steps
     ]

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from penstock.errors import MissingExtraError, PenstockError
 from penstock.flows.server import Server
 from penstock.report.text import one_line
 from penstock.step import Reporter, StepResult
+from penstock.storage import storage_errors
 
 NAME_CHARACTERS = 200
 
@@ -32,7 +34,7 @@ _servers: dict[Path, Server] = {}  # kept to the end of the process: Prefect sen
 
 
 def prepare_environment() -> Path:
-    """Set what Prefect reads when it is first imported, unless the user set it; returns ``PREFECT_HOME``."""
+    """Set what Prefect reads when it is first imported, unless the user set it; returns ``PREFECT_HOME``, made."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = Path(os.environ.setdefault("PREFECT_HOME", str(cache / "penstock" / "prefect"))).expanduser()
     defaults = {
@@ -43,6 +45,8 @@ def prepare_environment() -> Path:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    with storage_errors(str(home)):
+        home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of the path only
     return home
 
 
@@ -56,12 +60,21 @@ def _api(home: Path, reporter: Reporter) -> Iterator[None]:
         return
     server = _servers.get(home)
     if server is None or not server.running:
+        _go_round_proxies()
         reporter.note("starting Prefect's server (the first start takes longer; --plain does without)")
         server = _servers[home] = Server(home)
         server.wait()
     # on loopback a server answers or is dead; the five retries meant for a network would wait a minute
     with temporary_settings({PREFECT_API_URL: server.api, PREFECT_CLIENT_MAX_RETRIES: 3}):
         yield
+
+
+def _go_round_proxies() -> None:
+    """Add loopback to the hosts that no proxy of the environment stands before."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if urllib.request.getproxies() and "127.0.0.1" not in hosts.split(","):
+        # both spellings, as libraries differ in which one they read first
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{hosts},127.0.0.1".lstrip(",")
 
 
 def run_as_flow(
@@ -115,7 +128,7 @@ def run_as_flow(
             results.append(do(step))
         return results[-1].folder.url
 
-    @task(name="report", cache_policy=NO_CACHE, persist_result=False)
+    @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
     def report_task() -> str:
         assert report is not None
         with noting_failure():

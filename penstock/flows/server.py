@@ -28,12 +28,11 @@ STOP_SECONDS = 15.0
 
 
 class Server:
-    """A server process on a free port of loopback; started at once, ready after ``wait``."""
+    """A server process on a free port of loopback, its files in ``home``; started at once, ready after ``wait``."""
 
     def __init__(self, home: Path) -> None:
         self.log = home / "server.log"
-        with storage_errors(str(home)):
-            home.mkdir(parents=True, exist_ok=True)
+        with storage_errors(str(self.log)):
             log = self.log.open("wb")
         with log, socket.socket() as listener:
             # the port is bound here and handed down, so no other process can take it in between

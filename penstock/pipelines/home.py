@@ -30,6 +30,7 @@ def _start_worker(parent: int) -> None:
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(2)
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own (mimalloc) keeps some 90 MB a worker that it has freed
     # a killed driver cannot stop its workers, so they watch for it
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 

@@ -13,6 +13,8 @@ Price: one receipt a split (about 1 kB); a split in flight holds one row group o
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import json
 import uuid
@@ -192,7 +194,23 @@ def run_split(job: Pass, split: Split) -> Receipt:
         job.work(split, out)
         receipt = out.close()
         stack.pop_all()
-        return receipt
+    give_back_memory()
+    return receipt
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: allocators put it off, and every worker and the driver would hold its own."""
+    pa.default_memory_pool().release_unused()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """The C library's ``malloc_trim``, which only glibc has."""
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
 
 
 class Engine(Protocol):
@@ -233,6 +251,7 @@ def run_pass(
 
     advance(0)
     if todo:
+        give_back_memory()  # what the steps before left in this process
         engine.map(job, todo, advance)
         have |= read_receipts(job, todo)
     return [have[s.id] for s in splits]

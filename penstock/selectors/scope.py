@@ -28,8 +28,8 @@ class ExceptDomains:
     def __post_init__(self) -> None:
         if not hasattr(self.inner, "decide"):
             raise ConfigError(
-                f"exempt: got {type(self.inner).__name__}, allowed a filter; other row work drops nothing, so leave it as "
-                "it is"
+                f"exempt: got {type(self.inner).__name__}, allowed a filter; other row work drops nothing, so it needs "
+                "no exemption"
             )
         if isinstance(self.domains, str) or not all(isinstance(name, str) for name in self.domains):
             raise ConfigError(f"exempt: got {self.domains!r}, allowed a list of domain names; write [{self.domains!r}]")

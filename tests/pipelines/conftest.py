@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from penstock.dataset import Dataset
+from penstock.dataset import Dataset, read_part
 from penstock.digest import TableDigest
+from penstock.pipelines import documents, fit, select, sequences
 from penstock.pipelines.documents import Deduplicated, Documents
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import splits_of
@@ -125,6 +127,13 @@ def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def hostile() -> tuple[str, ...]:
     return HOSTILE
+
+
+@pytest.fixture
+def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts come in batches of at most 4 rows, as large parts come in batches of thousands."""
+    for module in (documents, fit, select, sequences):
+        monkeypatch.setattr(module, "read_part", functools.partial(read_part, rows=4))
 
 
 def parts_of(batch: pa.RecordBatch, sizes: Sequence[int]) -> list[pa.RecordBatch]:

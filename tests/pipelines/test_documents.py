@@ -187,6 +187,18 @@ def test_of_equal_texts_the_smallest_id_stays_for_any_split_and_any_number_of_ra
     assert counts.dropped == {"exact_duplicates": {"exact_duplicate": 120 - len(wanted)}}
 
 
+def test_of_equal_texts_the_smallest_id_stays_when_a_part_comes_in_many_batches(lab, tiny_batches):
+    lab.documents(lab.files(two=pool(90, 25)[:40], ten=pool(90, 25)[40:]))
+    before = Dataset(str(lab.root / "documents")).read("documents").to_pylist()
+    made, wanted = lab.deduplicated(), survivors(before)
+    assert made.read("documents")["doc_id"].to_pylist() == [
+        r["doc_id"] for r in before if wanted[r["text"]] == r["doc_id"]
+    ]
+    assert [(r["doc_id"], r["detail"]) for r in made.read("dropped").to_pylist()] == [
+        (r["doc_id"], wanted[r["text"]]) for r in before if wanted[r["text"]] != r["doc_id"]
+    ]
+
+
 def test_the_digest_knows_neither_splits_nor_ranges(new_lab, monkeypatch):
     rows, found = pool(150, 50), set()
     for keys_per_range, split_bytes in ((2_000_000, ALL), (9, ALL), (9, 70), (1, 200)):
@@ -270,9 +282,11 @@ def test_scored_documents_have_their_tokens_bytes_and_quality(lab):
     assert min(of_side["a"]) > 0.5 > max(of_side["b"])
 
 
-def test_scores_do_not_depend_on_the_splits(lab, new_lab):
+def test_scores_depend_neither_on_the_splits_nor_on_the_batches(lab, new_lab, request):
     found = []
     for place, split_bytes in ((lab, ALL), (new_lab(), 300)):
+        if found:
+            request.getfixturevalue("tiny_batches")
         prepared(place, split_bytes=split_bytes)
         place.run(quality(), split_bytes=split_bytes)
         made = place.run(Scored("scored", "deduplicated", "tokenizer", "quality"), split_bytes=split_bytes)

@@ -52,7 +52,7 @@ def smallest(table, seed, purpose, *, rows=None, max_bytes=None):
 
 
 @pytest.mark.parametrize("split_bytes", [ALL, 400])
-def test_the_tokenizer_learns_from_the_smallest_hashes_of_the_training_rows(lab, split_bytes):
+def test_the_tokenizer_learns_from_the_smallest_hashes_of_the_training_rows(lab, tiny_batches, split_bytes):
     table = prepared(lab, split_bytes=split_bytes).read("documents")
     made = lab.run(Tokenizer("tokenizer", "deduplicated", BPEConfig(vocabulary_size=290), 2500, 11))
     sample = smallest(table, 11, "tokenizer", max_bytes=2500)
@@ -122,7 +122,7 @@ def weights(made):
 
 @pytest.mark.parametrize("split_bytes", [ALL, 500])
 @pytest.mark.parametrize("rows_per_side", [25, 1000])
-def test_the_classifier_is_the_one_fitted_on_the_whole_table(lab, tmp_path, split_bytes, rows_per_side):
+def test_the_classifier_is_the_one_fitted_on_the_whole_table(lab, tiny_batches, tmp_path, split_bytes, rows_per_side):
     table = prepared(lab, split_bytes=split_bytes).read("documents")
     step = quality(rows_per_side=rows_per_side)
     made = lab.run(step, split_bytes=split_bytes)

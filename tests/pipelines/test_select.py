@@ -120,9 +120,11 @@ def test_copies_are_those_of_the_formulas_over_the_whole_table(lab, cut, paramet
     assert {0, 1}.issubset(wanted)
 
 
-def test_the_digest_does_not_depend_on_the_parts(lab, new_lab, cut):
+def test_the_digest_depends_neither_on_the_parts_nor_on_the_batches(lab, new_lab, cut, request):
     batch, found = scored(), []
     for place, sizes in ((lab, ()), (new_lab(), (7, 7, 100)), (new_lab(), (1,) * 30)):
+        if found:
+            request.getfixturevalue("tiny_batches")
         place.given("scored", documents=cut(batch, sizes))
         made = place.run(Selection("selection", "scored", BASE, 9))
         found.append((made.table("selection").digest, made.manifest.stats["domains"], made.manifest.counts))
@@ -156,7 +158,7 @@ def test_another_seed_tosses_other_coins_over_the_same_values(lab, new_lab):
     assert not found[0]["copies"].equals(found[1]["copies"])
 
 
-def test_statistics_are_sums_over_the_rows(lab, cut):
+def test_statistics_are_sums_over_the_rows(lab, cut, tiny_batches):
     batch = scored()
     parts = cut(batch, (50, 100))
     lab.given("scored", documents=parts)

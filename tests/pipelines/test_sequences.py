@@ -125,11 +125,13 @@ def test_documents_follow_each_other_in_one_order_whatever_the_ranges(lab, new_l
     assert orders[0] == orders[1]
 
 
-def test_the_digest_does_not_depend_on_the_parts(lab, new_lab, cut, monkeypatch):
+def test_the_digest_depends_neither_on_the_parts_nor_on_the_batches(lab, new_lab, cut, monkeypatch, request):
     monkeypatch.setattr(module, "TOKENS_PER_RANGE", 150)
     batch, copies = corpus()
     found = []
     for place, sizes in ((lab, ()), (new_lab(), (1,) * 59), (new_lab(), (30, 5))):
+        if found:
+            request.getfixturevalue("tiny_batches")
         prepared(place, cut, batch, copies, sizes)
         made = pack(place)
         found.append((made.digest, made.manifest.stats["tokens"], made.manifest.counts))

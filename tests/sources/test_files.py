@@ -456,6 +456,15 @@ def test_small_files_share_splits_in_the_order_of_their_names(tmp_path):
     assert list(read(source(tmp_path), 35)[0]) == [f"{i}.txt#0" for i in range(10)]
 
 
+def test_a_compressed_file_counts_for_the_text_expected_in_it(tmp_path):
+    for i in range(5):
+        write(tmp_path / f"{i}.txt.gz", gzip.compress(b"0123456789", mtime=0))
+    size = (tmp_path / "0.txt.gz").stat().st_size
+    plan = source(tmp_path).plan(2 * 4 * size)
+    assert [len(split.files) for split in plan] == [2, 2, 0]
+    assert list(read(source(tmp_path), 2 * 4 * size)[0]) == [f"{i}.txt.gz#0" for i in range(5)]
+
+
 # --- which files
 
 

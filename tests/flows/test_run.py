@@ -1,0 +1,350 @@
+"""The run as a Prefect flow: real servers for what Prefect keeps and shows, plain calls for the rest."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from penstock.dataset import Counts
+from penstock.errors import MissingExtraError, PenstockError
+from penstock.flows.run import cell, drop_rows, link_to, prepare_environment, step_rows
+from penstock.flows.server import Server
+from penstock.kernels import cache_folder
+from penstock.recipe import Recipe
+from penstock.run import run
+
+COMMAND = "import sys; sys.argv[0] = 'penstock'; from penstock.cli import main; main()"
+NOTE = "starting Prefect's server (the first start takes longer; --plain does without)"
+
+
+class Home:
+    """A home directory of its own, in which commands run as a user would run them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            n: v for n, v in os.environ.items() if not n.startswith(("PREFECT_", "XDG_", "DO_NOT_TRACK"))
+        }
+        # the machine code of the kernels is the machine's; compiling it again would take longer than the tests
+        kernels = Path(cache_folder() or folder).parent
+        self.environment |= {"HOME": str(folder), "COLUMNS": "100", "NUMBA_CACHE_DIR": str(kernels)}
+
+    @property
+    def prefect(self) -> Path:
+        return self.folder / ".cache" / "penstock" / "prefect"
+
+    def start(self, *arguments, code=COMMAND, **environment):
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment | environment,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments, code=COMMAND, **environment):
+        process = self.start(*arguments, code=code, **environment)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """(run folder that a test may change, its recipe's file)."""
+    base, recipe, _ = finished
+    shutil.copytree(base / "run", tmp_path / "run", ignore=shutil.ignore_patterns(".lock", ".holder.json"))
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    return tmp_path / "run", tmp_path / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def flow(finished, home, tmp_path_factory):
+    """(folder, exit code, stdout, stderr) of a run by the command line that builds one step anew in two workers."""
+    base, recipe, _ = finished
+    folder = tmp_path_factory.mktemp("a flow (1)")
+    shutil.copytree(base / "run", folder / "run", ignore=shutil.ignore_patterns(".lock", ".holder.json"))
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    shutil.rmtree(folder / "run" / "documents")
+    options = ("--out", folder / "run", "--workers", "2", "--split-mb", "0.03")
+    return folder, *home.run("run", folder / "recipe.yaml", *options)
+
+
+READ = """
+import json
+from prefect.client.orchestration import get_client
+with get_client(sync_client=True) as client:
+    flows = client.read_flow_runs()
+    tasks = client.read_task_runs()
+    artifacts = client.read_artifacts()
+print("READ" + json.dumps({
+    "flows": [[f.name, f.state_name] for f in flows],
+    "tasks": [[t.name, t.state_name] for t in tasks],
+    "artifacts": {a.key: [a.type, a.data] for a in artifacts},
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_flow_leaves_its_terminal_quiet_and_its_home_alone(flow, home, finished):
+    folder, code, out, err = flow
+    assert code == 0
+    names = [r.step.name for r in finished[2].steps]
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines[2:-2]] == [
+        [name, "built" if name == "documents" else "skipped"] for name in names
+    ]
+    assert lines[-1] == f"report: {folder}/run/report.html"
+    told = err.splitlines()
+    assert told[:2] == [NOTE, "documents  not built yet"]
+    assert told[2].split()[2:6] == ["kept", "228,", "dropped", "15"]
+    assert told[3:] == [f"{name}  up to date" for name in names[1:]]
+    assert (home.prefect / "prefect.db").exists()
+    assert not (home.folder / ".prefect").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_artifacts_of_a_flow_are_read_back_through_prefect_s_own_client(flow, home, finished):
+    folder = flow[0]
+    code, out, err = home.run(code=READ, PREFECT_HOME=str(home.prefect), PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    assert code == 0, err
+    found = json.loads(out.partition("READ")[2])
+    assert found["flows"] == [["small", "Completed"]]
+    names = [r.step.name for r in finished[2].steps]
+    assert sorted(found["tasks"]) == sorted([name, "Completed"] for name in (*names, "report"))
+    steps = json.loads(found["artifacts"]["steps"][1])
+    assert [row["step"] for row in steps] == names
+    assert steps[0] | {"seconds": 0} == {
+        "step": "documents",
+        "status": "built",
+        "in": 243,
+        "made": 0,
+        "kept": 228,
+        "dropped": 15,
+        "seconds": 0,
+        "digest": finished[2].steps[0].manifest.digest[:8],
+    }
+    assert {row["status"] for row in steps[1:]} == {"skipped"}
+    reasons = json.loads(found["artifacts"]["drop-reasons"][1])
+    assert {"step": "documents", "work": "source.files", "reason": "invalid_json", "rows": 3} in reasons
+    assert sum(row["rows"] for row in reasons) == sum(row["dropped"] for row in steps)
+    kind, link = found["artifacts"]["report"]
+    assert (kind, link) == ("markdown", f"[report.html]({(folder / 'run' / 'report.html').as_uri()})")
+    assert not (home.folder / ".prefect").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_step_that_fails_is_our_one_line_and_not_prefect_s_traceback(copy, flow, home):
+    root, recipe = copy
+    code, out, err = home.run(
+        "run", recipe, "--out", root, "--workers", "0", "--set", "quality.positive.domains=[nowhere]"
+    )
+    assert (code, out) == (1, "")
+    lines = err.splitlines()
+    assert lines[-1].startswith("penstock: quality.positive: got 0 training documents")
+    assert len([line for line in lines if line.startswith("penstock: ")]) == 1
+    assert "Traceback" not in err
+    assert "Prefect" not in err.replace(NOTE, "")
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_ctrl_c_in_a_flow_is_our_one_line_and_stops_the_server(copy, flow, home):
+    root, recipe = copy
+    shutil.rmtree(root / "documents")
+    slow = COMMAND.replace(
+        "from penstock.cli", "import time, penstock.run as r; r.run_step = lambda *a: time.sleep(60); from penstock.cli"
+    )
+    slow = slow.replace("time.sleep(60)", "(print('in a step', file=sys.stderr, flush=True), time.sleep(60))")
+    process = home.start("run", recipe, "--out", root, code=slow)
+    head = []
+    for line in process.stderr:
+        head.append(line.strip())
+        if head[-1] == "in a step":
+            break
+    servers = [p for p in psutil.Process(process.pid).children() if "penstock.flows.server" in " ".join(p.cmdline())]
+    assert len(servers) == 1
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert head == [NOTE, "in a step"]
+    assert err == "penstock: interrupted; what is done is kept, run the same command again to resume\n"
+    assert psutil.wait_procs(servers, timeout=60)[1] == []
+
+
+@pytest.mark.server
+def test_the_user_s_own_api_is_used_and_a_dead_one_is_our_one_line(copy, tmp_path):
+    root, recipe = copy
+    os.unlink(root / "selection-2" / "manifest.json")
+    home = Home(tmp_path)
+    code, out, err = home.run(
+        "run", recipe, "--out", root, PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0"
+    )
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.startswith("penstock: Prefect failed (")
+    assert line.endswith("what is done is kept: run again to resume, with --plain to leave Prefect out")
+    assert not (home.prefect / "server.log").exists()
+    assert not (home.folder / ".prefect").exists()
+
+
+@pytest.mark.server
+def test_a_server_that_cannot_start_names_its_log_and_the_way_without(tmp_path, monkeypatch):
+    for name, value in {"PREFECT_HOME": str(tmp_path), "DO_NOT_TRACK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "prefect.db").write_text("this is no database " * 100)
+    server = Server(tmp_path)
+    with pytest.raises(PenstockError, match=rf"exit code 3 .*{tmp_path}/server\.log.*--plain"):
+        server.wait()
+    assert "file is not a database" in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_killed_parent_takes_its_server_along(flow, home):
+    code = (
+        "import os, sys; from pathlib import Path; from penstock.flows.server import Server\n"
+        "server = Server(Path(sys.argv[1])); print(server._process.pid, flush=True)\n"
+        "server.wait(); os.kill(os.getpid(), 9)"
+    )
+    process = home.start(home.prefect, code=code, PREFECT_HOME=str(home.prefect), DO_NOT_TRACK="1")
+    server = psutil.Process(int(process.stdout.readline()))
+    assert process.wait(180) == -signal.SIGKILL
+    assert psutil.wait_procs([server], timeout=60)[1] == []
+
+
+def test_without_prefect_the_command_and_the_way_without_are_named(copy, monkeypatch):
+    root, recipe = copy
+    os.unlink(root / "selection-2" / "manifest.json")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "prefect" else real(name, *a))
+    with pytest.raises(MissingExtraError, match=r"pip install 'penstock\[flows\]', or leave Prefect out with --plain"):
+        run(Recipe.load(recipe), out=str(root), workers=0, flow=True)
+    assert all(r.skipped for r in run(Recipe.load(recipe), out=str(root), workers=0).steps if "2" not in r.step.name)
+
+
+def test_nothing_to_do_needs_no_prefect(copy, monkeypatch):
+    root, recipe = copy
+    monkeypatch.setattr("penstock.flows.run.run_as_flow", lambda *_: pytest.fail("a flow was started"))
+    assert all(r.skipped for r in run(Recipe.load(recipe), out=str(root), workers=0, flow=True).steps)
+
+
+NAMES = ("PREFECT_HOME", "PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_SERVER_ANALYTICS_ENABLED", "DO_NOT_TRACK")
+
+
+@pytest.fixture
+def clean(monkeypatch, tmp_path):
+    for name in (*NAMES, "PREFECT_LOGGING_INTERNAL_LEVEL"):
+        monkeypatch.setenv(name, "")  # so that it is restored after the test
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return monkeypatch
+
+
+def test_prefect_gets_a_home_of_ours_without_analytics(clean, tmp_path):
+    home = tmp_path / "penstock" / "prefect"
+    assert prepare_environment() == home
+    assert home.is_dir()
+    assert [os.environ[n] for n in NAMES] == [str(home), str(home / "storage"), "false", "1"]
+
+
+def test_a_home_that_the_user_named_stays(clean, tmp_path):
+    clean.setenv("PREFECT_HOME", str(tmp_path / "mine"))
+    clean.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
+    assert prepare_environment() == tmp_path / "mine"
+    assert [os.environ[n] for n in NAMES] == [str(tmp_path / "mine"), str(tmp_path / "mine" / "storage"), "true", "1"]
+
+
+def html(markdown):
+    """As a renderer shows it that lets every scheme of a link pass."""
+    renderer = MarkdownIt("commonmark")
+    renderer.validateLink = lambda _: True
+    return renderer.render(markdown)
+
+
+@pytest.mark.parametrize("name", ["gopher_short_doc", "source.files", "top_4_gram", "exact-duplicate", "a"])
+def test_names_of_reasons_stay_as_they_are(name):
+    assert cell(name) == name
+    assert html(cell(name)) == f"<p>{name}</p>\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>document.title='owned'</script>",
+        "[click](javascript:alert(1))",
+        "![x](http://example.org/p.png)",
+        "www.example.org",
+        "https://example.org",
+        "<http://example.org>",
+        "| a | b |",
+        "__bold__",
+        "# head",
+        "1. item",
+        "`code` ``` fence",
+        "\x1b[31m\u202e\n\nnew",
+        "",
+        " ",
+    ],
+)
+def test_a_hostile_reason_is_a_code_span(text):
+    shown = html(cell(text))
+    assert shown.startswith("<p><code>")
+    assert shown.endswith("</code></p>\n")
+    assert shown.count("<") == 4
+    assert not set(shown) & {"\x1b", "\u202e"}
+
+
+@given(st.text(alphabet=st.sampled_from("a_`*[]()<>!|#~&\\:. -1\n\t") | st.characters(), max_size=40))
+def test_no_text_becomes_markup(text):
+    shown = html(cell(text))
+    inner = shown.removeprefix("<p>").removesuffix("</p>\n").removeprefix("<code>").removesuffix("</code>")
+    assert "<" not in inner
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("/tmp/run/report.html", "file:///tmp/run/report.html"),
+        ("/tmp/a (b) [c]/ü/report.html", "file:///tmp/a%20%28b%29%20%5Bc%5D/%C3%BC/report.html"),
+        ("s3://bucket/run/report.html", "s3://bucket/run/report.html"),
+        ("gs://bucket/a run)/100%/report.html", "gs://bucket/a%20run%29/100%25/report.html"),
+        ("memory://run/report.html", "memory://run/report.html"),
+    ],
+)
+def test_the_link_to_the_report_is_one_that_markdown_reads_whole(path, link):
+    assert link_to(path) == link
+    assert html(f"[report.html]({link_to(path)})") == f'<p><a href="{link}">report.html</a></p>\n'
+
+
+def test_the_tables_hold_counts_and_harmless_reasons(finished):
+    first = finished[2].steps[0]
+    counts = Counts(9, 1, 7, {"mine": {"<script>": 2, "short": 1}})
+    result = dataclasses.replace(first, skipped=True, manifest=dataclasses.replace(first.manifest, counts=counts))
+    (row,) = step_rows([result])
+    assert [row[n] for n in ("step", "status", "in", "made", "kept", "dropped")] == ["documents", "skipped", 9, 1, 7, 3]
+    assert drop_rows([result]) == [
+        {"step": "documents", "work": "mine", "reason": "` <script> `", "rows": 2},
+        {"step": "documents", "work": "mine", "reason": "short", "rows": 1},
+    ]
+    assert json.dumps(drop_rows(finished[2].steps))
