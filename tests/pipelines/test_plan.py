@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from penstock.dataset import Dataset, hash_json
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, DatasetError
 from penstock.pipelines import documents, sequences
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.plan import needed, parameters_of, plan, row_work, sources_of
@@ -363,6 +363,23 @@ def test_any_domain_passes_through_every_step_and_none_reaches_a_file_name(lab, 
     inside = os.path.realpath(lab.root)
     assert all(os.path.realpath(lab.root / name).startswith(inside + os.sep) for name in lab.names())
     assert sorted(os.listdir(lab.base)) == ["corpus", "run"]
+
+
+def test_a_corpus_of_one_document_passes_through_every_step(lab):
+    lab.files(one=[(SENTENCE.format(1, 1), "only")])
+    recipe = recipe_of(lab.base / "corpus", "splits={validation: 0, test: 0}", "select.omega=1", "rounds=1")
+    manifests = build(recipe, lab.root)
+    assert Dataset(str(lab.root / "dataset-1")).read("train")["domain"].to_pylist() == ["only"]
+    told = manifests["sequences-1"].stats["tokens"]["train"]["only"]
+    assert told["in"] == told["packed"] == manifests["selection-1"].stats["domains"]["train"]["only"]["tokens"] > 0
+    assert manifests["model-1"].stats["validation"] == {}
+
+
+def test_a_corpus_that_is_held_out_as_a_whole_stops_where_something_is_learned_from_it(lab):
+    lab.files(one=[(SENTENCE.format(1, 1), "only")])
+    recipe = recipe_of(lab.base / "corpus", "splits={validation: 0.99, test: 0}")
+    with pytest.raises(DatasetError, match="tokenizer: none of the 1 documents is in the train split; lower splits"):
+        build(recipe, lab.root)
 
 
 def test_one_recipe_in_two_folders_has_the_same_keys_and_no_key_knows_a_folder(lab, tmp_path, small_ranges):

@@ -99,6 +99,8 @@ def test_a_trained_step_holds_model_signals_log_and_its_last_checkpoint(place):
     assert lines[-1]["step"] == 6
     assert lines[-1]["loss"] == made.stats["final_loss"]
     assert math.isfinite(made.stats["final_loss"])
+    state = json.loads((folder / made.artifacts["checkpoints/step-00000006/state.json"].path).read_text())
+    assert state["identity"]["data"] == Dataset(str(root / "sequences")).digest
     # curves and times differ between equal runs, so they are no part of the dataset
     assert any((root / "logs" / "model").rglob("*tfevents*"))
     assert (root / "logs" / "model" / "timings.jsonl").exists()
