@@ -202,7 +202,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 still shows every name
     try:
-        app()
+        app(prog_name="penstock")
     except PenstockError as error:
         from penstock.report.text import visible
 

@@ -7,7 +7,7 @@
     │   └── OtherRecipeError the folder belongs to another recipe
     ├── FolderInUseError     another process is writing into the folder
     ├── StorageError         the disk is full, read-only or gone
-    ├── WorkerError          a worker process died or raised
+    ├── WorkerError          a worker process died or ran out of memory, or a runner's job failed
     ├── TrainingError        training cannot go on: the loss is no finite number
     └── MissingExtraError    an optional package is not installed
 
@@ -46,7 +46,7 @@ class StorageError(PenstockError):
 
 
 class WorkerError(PenstockError):
-    """A worker died, or raised something that is not a PenstockError."""
+    """A worker died or ran out of memory, or the job of a Beam runner failed."""
 
 
 class TrainingError(PenstockError):

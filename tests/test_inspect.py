@@ -164,8 +164,8 @@ def test_sequences_and_signals_have_samples_too(finished):
     entry = Dataset(f"{base}/run/sequences-2").table("train/0").files[0]
     rows = pa.ipc.open_file(f"{base}/run/sequences-2/{entry.path}").read_all().slice(0, 2).to_pylist()
     below = text[text.index("\ntrain/0\n") :]
-    told = re.findall(r"\n  segment_lengths: (.*)\n  segment_docs: .*\n  domain: (.*)\n", below)[:2]
-    assert told == [(str(r["segment_lengths"]), r["domain"]) for r in rows]
+    assert re.findall(r"\n  tokens: (.{100})", below)[:2] == [str(r["tokens"])[:100] for r in rows]
+    assert re.findall(r"\n  domain: (.*)", below)[:2] == ["letters", "letters"]
     assert shown(f"{base}/run/model-2", sample=1).count("\n  excess_loss: ") == 1
 
 

@@ -45,6 +45,18 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
+def _defer_interrupt() -> tuple[threading.Event, Any]:
+    """Note Ctrl-C instead of raising it; returns the note and the handler to restore (None off the main thread).
+
+    A blocked signal is not enough: a thread of a library may take it, and Python still raises in the main
+    thread, where it would cut the start of a worker in half.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return noted, None  # Python raises only in the main thread, which waits for this one
+    return noted, signal.signal(signal.SIGINT, lambda *_: noted.set())
+
+
 class HomeEngine:
     """A process pool over splits; ``workers=0`` runs in this process (for notebooks and debuggers)."""
 
@@ -70,6 +82,7 @@ class HomeEngine:
             # inherited too: Ctrl-C while workers start would make each of them print a traceback
             resource_tracker.ensure_running()  # its start, otherwise part of the first worker's, takes the block off
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            interrupted, handler = _defer_interrupt()
             try:
                 self._pool = ProcessPoolExecutor(
                     self.workers, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
@@ -79,11 +92,15 @@ class HomeEngine:
                     future.result()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+                if handler is not None:
+                    signal.signal(signal.SIGINT, handler)
                 for name, value in before.items():
                     if value is None:
                         os.environ.pop(name, None)
                     else:
                         os.environ[name] = value
+            if interrupted.is_set():
+                raise KeyboardInterrupt
         return self._pool
 
     def close(self, wait_for: bool = True) -> None:

@@ -334,15 +334,21 @@ def test_tensorboard_draws_the_same_curves(tiny_config: Make, tiny_data: TrainDa
 
 
 def test_progress_is_drawn_on_request_only(
-    tiny_config: Make, tiny_data: TrainData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_config: Make,
+    tiny_data: TrainData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal for rich: the line is drawn on nothing else
     train(tiny_config(steps=2), tiny_data, tmp_path / "quiet", progress=False)
     quiet = capsys.readouterr()
     assert (quiet.out, quiet.err) == ("", "")
     train(tiny_config(steps=2), tiny_data, tmp_path / "shown", progress=True)
-    shown = capsys.readouterr().out
-    assert "2/2" in shown
-    assert "tokens/s" in shown
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "2/2" in shown.err
+    assert "tokens/s" in shown.err
 
 
 def test_training_without_validation_or_tokenizer(tiny_config: Make, tiny_data: TrainData, tmp_path: Path) -> None:
