@@ -6,12 +6,19 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 from dataclasses import asdict
 
 import pytest
+
+
+def pytest_configure(config):
+    # a runner in the background starts with Ctrl-C ignored, and children would inherit that
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
