@@ -20,6 +20,7 @@ import json
 import operator
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -307,6 +308,8 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 def main(name: str, about: str | None, measure: Callable[[Options], Result]) -> None:
     """Run a benchmark as a command: table, JSON, exit code 1 when a bar does not hold, 2 when it cannot run."""
     arguments = parser(about).parse_args()
+    # unwinds, so that temporary folders and child processes go too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if arguments.data is not None and not arguments.data.is_dir():
             raise BenchmarkError(f"--data: got {arguments.data}, allowed a folder")

@@ -1,12 +1,21 @@
 """Bars, ratios, alternation, peers and the files that benchmarks write."""
 
 import json
+import signal
+import subprocess
 import sys
 
 import pytest
 
 from benchmarks import harness
 from benchmarks.harness import Bar, BenchmarkError, Result
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +179,24 @@ def test_a_data_folder_that_is_none_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         harness.main("demo", "About.", lambda options: Result())
     assert "--data: got" in capsys.readouterr().err
+
+
+def test_a_terminated_benchmark_removes_its_temporary_folder(tmp_path):
+    code = f"""
+import sys, tempfile, time
+sys.path.insert(0, {str(harness.ROOT)!r})
+from benchmarks import harness
+
+def measure(options):
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+        print("measuring", flush=True)
+        time.sleep(60)
+
+harness.main("demo", "About.", measure)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "measuring\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []
