@@ -12,7 +12,7 @@ import sys
 
 from benchmarks.harness import RESULTS, ROOT, markdown, parser
 
-BENCHMARKS = ("startup", "build", "memory")
+BENCHMARKS = ("startup", "build", "memory", "embedding")
 
 
 def main() -> int:

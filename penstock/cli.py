@@ -29,6 +29,10 @@ Workers = Annotated[int | None, typer.Option(min=0, help="Worker processes at ho
 SplitMB = Annotated[float, typer.Option(min=0.001, help="Input megabytes a split; changes no output.")]
 Runner = Annotated[str | None, typer.Option(help="Beam runner for the passes, e.g. FnApiRunner; default: at home.")]
 RunnerOption = Annotated[list[str], typer.Option(help="Option for the Beam runner, e.g. --job_endpoint=host:port.")]
+Since = Annotated[
+    str | None,
+    typer.Option(help="An earlier run: keep what was fitted there and take over what did not change.", metavar="RUN"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count inputs and say what would run or be skipped, and why.")]
 
 
@@ -72,6 +76,7 @@ def _go(
     dry_run: bool,
     only: list[str] | None,
     flow: bool,
+    since: str | None = None,
 ) -> None:
     from penstock.recipe import Recipe
     from penstock.run import check, root_of, run
@@ -80,7 +85,7 @@ def _go(
     loaded = Recipe.load(recipe, overrides)
     split_bytes = int(split_mb * (1 << 20))
     if dry_run:
-        checks = check(loaded, out=out, split_bytes=split_bytes, only=only)
+        checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
         print_checks(loaded, root_of(loaded, out), checks, split_bytes)
         return
     try:
@@ -93,6 +98,7 @@ def _go(
                 reporter=terminal,
                 split_bytes=split_bytes,
                 only=only,
+                since=since,
                 flow=flow,
             )
     except KeyboardInterrupt:
@@ -111,11 +117,12 @@ def run(
     split_mb: SplitMB = 32.0,
     runner: Runner = None,
     runner_option: RunnerOption = [],
+    since: Since = None,
     dry_run: DryRun = False,
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect: no server, the same datasets.")] = False,
 ) -> None:
     """Run a recipe to its end: data, tokens, model, rounds, report."""
-    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, None, not plain)
+    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, None, not plain, since)
 
 
 @app.command()
@@ -127,10 +134,11 @@ def build(
     split_mb: SplitMB = 32.0,
     runner: Runner = None,
     runner_option: RunnerOption = [],
+    since: Since = None,
     dry_run: DryRun = False,
 ) -> None:
     """Build the first round's dataset of a recipe; no training."""
-    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, ["dataset-1"], False)
+    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, ["dataset-1"], False, since)
 
 
 @app.command()
@@ -164,6 +172,75 @@ def inspect(
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A run or a dataset, by path or URL.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="The one to compare it with.", show_default=False)],
+    sample: Annotated[int, typer.Option(help="Show this many rows of each kind that differ.", min=0)] = 0,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what changed between two runs or two datasets.
+
+    Rows, domains, drops, settings and inputs. Ends with 0 when they are the same, 1 when not, 2 when they cannot be
+    compared, as diff does.
+    """
+    import json
+
+    from penstock.diff import diff as compare
+    from penstock.diff_print import print_changes
+    from penstock.errors import PenstockError
+    from penstock.terminal import Terminal
+
+    try:
+        with Terminal() as terminal:
+            found = compare(a, b, sample=sample, progress=terminal.bar)
+    except PenstockError as error:
+        _complain(error)
+        raise typer.Exit(2) from error
+    if json_:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        print_changes(found)
+    raise typer.Exit(0 if found.same else 1)
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(help="A published dataset, or a run: its last one.", show_default=False)],
+    dest: Annotated[
+        str, typer.Argument(help="hf://datasets/ORG/NAME[@BRANCH], s3://…, gs://… or a folder.", show_default=False)
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent and removed.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the older version's files (not on the Hub).")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Make the repository or branch on the Hub.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --create: a private repository.")] = False,
+    branch: Annotated[str | None, typer.Option(help="Branch on the Hub; default: main.")] = None,
+) -> None:
+    """Send a published dataset to a store, a folder or the Hub.
+
+    Readers of DEST see the older version or the new one, never a part. A push that was cut short is run again.
+    """
+    from penstock.push import push as send
+    from penstock.terminal import Terminal, print_pushed
+
+    try:
+        with Terminal() as terminal:
+            result = send(
+                folder,
+                dest,
+                dry_run=dry_run,
+                keep=keep,
+                create=create,
+                private=private,
+                branch=branch,
+                progress=terminal.bar,
+            )
+    except KeyboardInterrupt:
+        typer.echo("penstock: interrupted; what was sent is kept, run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    print_pushed(result)
+
+
+@app.command()
 def report(
     recipe: RecipePath,
     set_: Set = [],
@@ -194,6 +271,13 @@ def recipe_show(recipe: RecipePath, set_: Set = []) -> None:
     typer.echo(Recipe.load(recipe, set_).to_yaml(), nl=False)
 
 
+def _complain(error: Exception) -> None:
+    """One line on stderr, whatever a parser's message looks like, and nothing in it that a terminal would obey."""
+    from penstock.report.text import visible
+
+    print("penstock:", visible(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: user errors are one line on stderr and exit code 1."""
     from penstock.errors import PenstockError
@@ -204,8 +288,5 @@ def main() -> None:
     try:
         app(prog_name="penstock")
     except PenstockError as error:
-        from penstock.report.text import visible
-
-        # one line, whatever a parser's message looks like, and nothing in it that a terminal would obey
-        print("penstock:", visible(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
+        _complain(error)
         sys.exit(1)

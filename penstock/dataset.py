@@ -92,6 +92,7 @@ class Manifest:
     tables: dict[str, TableEntry] = field(default_factory=dict)
     artifacts: dict[str, FileEntry] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
+    passes: FileEntry | None = None  # receipts that the next build may take over; no part of what the dataset is
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -116,6 +117,7 @@ class Manifest:
                 tables={name: TableEntry.from_json(t) for name, t in value["tables"].items()},
                 artifacts={name: FileEntry(**f) for name, f in value["artifacts"].items()},
                 stats=value["stats"],
+                passes=FileEntry(**value["passes"]) if value.get("passes") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(

@@ -89,7 +89,7 @@ def _hash_array(array: pa.Array) -> _Lanes:
         return np.zeros((2, 0), dtype=np.uint64)
     if pa.types.is_dictionary(kind):
         return _hash_array(array.dictionary_decode())
-    if pa.types.is_null(kind):
+    if array.null_count == n:
         return np.full((2, n), _NULL, dtype=np.uint64)
     if pa.types.is_struct(kind):
         out = np.repeat(_SEEDS[:, None], n, axis=1)

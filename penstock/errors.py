@@ -3,6 +3,7 @@
     PenstockError
     ├── ConfigError          a recipe or an argument is wrong
     ├── InputError           a source is missing, unreadable or holds the wrong columns
+    ├── DropGuardError       row work or a step dropped more rows than the recipe allows
     ├── DatasetError         a dataset folder is incomplete or does not match its manifest
     │   └── OtherRecipeError the folder belongs to another recipe
     ├── FolderInUseError     another process is writing into the folder
@@ -27,6 +28,10 @@ class ConfigError(PenstockError):
 
 class InputError(PenstockError):
     """A source cannot be found, opened or understood."""
+
+
+class DropGuardError(PenstockError):
+    """More rows were dropped than ``max_dropped`` allows; nothing was committed, the work done is kept."""
 
 
 class DatasetError(PenstockError):

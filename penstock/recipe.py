@@ -8,22 +8,36 @@ it, so a parameter is declared, bounded and documented in one place.
 
 from __future__ import annotations
 
-import difflib
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from penstock._recipe_reading import override_in, problem, unknown_keys
+from penstock.embedding.config import EmbedConfig
 from penstock.errors import ConfigError
+from penstock.selectors.blocklist import UrlBlocklist, WordBlocklist
+from penstock.selectors.c4 import C4Rules
+from penstock.selectors.fineweb import FineWebQuality
 from penstock.selectors.gopher import GopherQuality, GopherRepetition
+from penstock.selectors.guard import DEFAULT as MAX_DROPPED
+from penstock.selectors.kmeans import GroupConfig
 from penstock.selectors.language import LanguageFilter
+from penstock.selectors.licenses import LicenseFilter
+from penstock.selectors.minhash import MinHash
+from penstock.selectors.pii import PiiRules
+from penstock.selectors.refinedweb import RefinedWebRules
+from penstock.selectors.repair import RepairEncoding
+from penstock.selectors.repeated import RepeatedLines, RepeatedParagraphs
+from penstock.selectors.semantic import SemanticDuplicates
+from penstock.selectors.substring import RepeatedSubstrings
+from penstock.selectors.survivor import check_rule
 from penstock.sources.environment import EnvironmentSource
 from penstock.sources.files import FileEntry
+from penstock.sources.hub import HubEntry
 from penstock.sources.procedural import ProceduralSource
 from penstock.training.config import TrainConfig
 
@@ -40,13 +54,23 @@ def _one_or_many(value: Any) -> Any:
     return value
 
 
+def _data_sets(value: Any) -> Any:
+    """`hub: org/name`, a list of names and full entries all mean a list of entries."""
+    value = [value] if isinstance(value, (str, dict)) else value
+    if isinstance(value, (list, tuple)):
+        return [{"dataset": v} if isinstance(v, str) else v for v in value]
+    return value
+
+
 class Source(_Model):
-    """Where documents come from. `environment` stands in only while no `files` are named."""
+    """Where documents come from. `environment` stands in only while no `files` and no `hub` are named."""
 
     files: tuple[FileEntry, ...] = ()
     """Your own files: a path, a list of paths, or entries with options."""
+    hub: tuple[HubEntry, ...] = ()
+    """Data sets of the Hugging Face Hub, or folders in its layout: a name, a list of names, or entries with options."""
     environment: EnvironmentSource | None = None
-    """This Python installation as a corpus; read only while `files` is empty."""
+    """This Python installation as a corpus; read only while `files` and `hub` are empty."""
     procedural: ProceduralSource | None = None
     """Problems with verified answers, made on the spot."""
     on_bad_file: Literal["drop", "fail"] = "fail"
@@ -55,22 +79,142 @@ class Source(_Model):
     """Longer documents are dropped with the reason `too_large`."""
 
     _paths = pydantic.field_validator("files", mode="before")(_one_or_many)
+    _names = pydantic.field_validator("hub", mode="before")(_data_sets)
 
     @pydantic.model_validator(mode="after")
     def _some(self) -> Source:
-        if not self.files and self.environment is None and self.procedural is None:
-            raise ValueError("got no source, allowed files, environment and procedural; for a start: environment: {}")
+        if not self.files and not self.hub and self.environment is None and self.procedural is None:
+            raise ValueError(
+                "got no source, allowed files, hub, environment and procedural; for a start: environment: {}"
+            )
         return self
 
 
 class Filters(_Model):
     """Row filters in the order they run; `null` switches one off."""
 
+    repair: RepairEncoding | None = None
+    """Mends text that was decoded wrongly, before all else; `{}` for mojibake alone."""
+    urls: UrlBlocklist | None = None
+    """Documents by their URL: lists of domains, URLs and words, as files."""
+    licenses: LicenseFilter | None = None
+    """Documents by their licence: SPDX identifiers to allow or to deny."""
     gopher_quality: GopherQuality | None = GopherQuality()
     gopher_repetition: GopherRepetition | None = GopherRepetition()
     language: LanguageFilter | None = None
+    refinedweb: RefinedWebRules | None = None
+    """RefinedWeb's line-wise corrections, which edit text; `{}` for the published ones."""
+    c4: C4Rules | None = None
+    """C4's rules for lines, which edit text, and for documents; `{}` for the published ones."""
+    fineweb: FineWebQuality | None = None
+    """FineWeb's rules for the lines of a document; `{}` for the published ones."""
+    words: WordBlocklist | None = None
+    """Documents by words of their text: lists as files."""
+    pii: PiiRules | None = None
+    """Addresses, numbers and secrets to mask or to drop documents for; `{}` masks. No domain is exempt."""
     exempt: tuple[str, ...] = ()
-    """Domains that all filters let pass: code and problems break rules made for prose."""
+    """Domains that all rules for prose let pass and leave as they are: `gopher_*`, `language`, `refinedweb`, `c4`,
+    `fineweb` and `words`. Code and problems break them by nature."""
+
+
+class Near(_Model):
+    """Texts that share most of their runs of words are near-duplicates (MinHash over 14 bands of 8 by default)."""
+
+    action: Literal["drop", "tag"] = "drop"
+    """`tag` keeps all of them and names their cluster; a cluster still lies in one split."""
+    ngram: int = MinHash.ngram
+    """Words of a run; every letter of a script without spaces is one."""
+    bands: int = MinHash.bands
+    """Keys of a document; more find texts less alike."""
+    rows: int = MinHash.rows
+    """Permutations of a key; more leave out texts less alike."""
+    min_shingles: int = MinHash.min_shingles
+    """Documents of fewer runs are compared as a whole alone."""
+    seed: int = MinHash.seed
+    """Of the permutations; runs that name each other in `history` must share it."""
+
+    @property
+    def minhash(self) -> MinHash:
+        return MinHash(**self.model_dump(exclude={"action"}))
+
+    @pydantic.model_validator(mode="after")
+    def _sized(self) -> Near:
+        _ = self.minhash
+        return self
+
+
+class Deduplicate(_Model):
+    """What counts as a duplicate beside equal texts, and which one stays; `null` switches a kind off."""
+
+    near: Near | None = None
+    """Near-duplicates; `{}` looks for them with the usual settings."""
+    survivor: str = "first"
+    """Which of a cluster stays: `first` (smallest id), `longest`, or a score column such as `score.language`."""
+    history: tuple[str, ...] = ()
+    """Folders or URLs of earlier runs, or of their `deduplicated` datasets: what they had is dropped here."""
+
+    @pydantic.field_validator("history", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @pydantic.field_validator("survivor")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        check_rule(value)
+        return value
+
+    lines: RepeatedLines | None = None
+    """Lines that the corpus repeats; `{}` leaves the first of each."""
+    paragraphs: RepeatedParagraphs | None = None
+    """Paragraphs that the corpus repeats."""
+    substrings: RepeatedSubstrings | None = None
+    """Passages that the corpus repeats, wherever they stand in a document."""
+    min_characters: Annotated[int, Field(ge=1)] = 100
+    """Documents that cutting lines, paragraphs and passages leaves shorter are dropped."""
+    semantic: SemanticDuplicates | None = None
+    """Documents of one group that mean the same (SemDeDup); needs `embed` and `group`."""
+
+
+class Benchmark(_Model):
+    """A benchmark that must not be in the corpus: files whose records have a question, and maybe an answer."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    files: tuple[FileEntry, ...]
+    question: str = "question"
+    """Column of the question, the prompt or the whole item."""
+    answer: str | None = None
+    """Column of the answer, if there is one of text."""
+
+    _paths = pydantic.field_validator("files", mode="before")(_one_or_many)
+
+
+class Decontamination(_Model):
+    """Benchmark items found in documents, by n-grams and near-duplicates."""
+
+    benchmarks: Annotated[tuple[Benchmark, ...], Field(min_length=1)]
+    policy: Literal["drop", "excise", "report"] = "drop"
+    """What a hit does: drop the document, cut it out with what is around it, or nothing but being recorded."""
+    ngram: int = 13
+    """Words in a row that an item and a document share."""
+    min_words: int = 5
+    """Shorter questions than `ngram` are matched whole, those shorter than this not at all."""
+    common_benchmarks: int = 3
+    """N-grams in this many benchmarks are common phrases and count for nothing."""
+    max_matches: int = 10
+    """N-grams in more different items than this are a template and count for nothing."""
+    boilerplate: tuple[str, ...] = ()
+    """Texts whose n-grams count for nothing."""
+    near: float | None = 0.8
+    """Least Jaccard similarity of words of a near-duplicate; `null` looks for none."""
+    min_coverage: float = 0.0
+    """Share of an item's n-grams that a document must have before anything is done about it."""
+    window: int = 200
+    """`excise`: characters cut on each side of a hit."""
+    min_piece: int = 200
+    """`excise`: shorter pieces between cuts go too."""
+    max_cuts: int = 10
+    """`excise`: documents with more cuts are dropped."""
 
 
 class Splits(_Model):
@@ -87,6 +231,8 @@ class TokenizerSection(_Model):
     min_frequency: int = 2
     sample_mb: Annotated[float, Field(gt=0)] = 8.0
     """UTF-8 megabytes of text sampled for training."""
+    special: tuple[str, ...] | None = None
+    """Texts that become one token each in conversations; `null` takes the markers of the sources' chat templates."""
 
 
 class QualitySet(_Model):
@@ -192,11 +338,36 @@ class Sequences(_Model):
     """Shorter pieces of a document at a sequence border are cut and counted."""
 
 
+class Card(_Model):
+    """What the README and croissant.json of the published dataset say beside its numbers."""
+
+    license: Annotated[str, Field(pattern=r"^(https?://\S+|[A-Za-z0-9][A-Za-z0-9.+-]*)$")] | None = None
+    """SPDX identifier (`Apache-2.0`, `CC-BY-4.0`) or the address of a licence."""
+    description: str | None = None
+    """What it is, for whom; Markdown."""
+    citation: str | None = None
+    """How to cite it, preferably BibTeX."""
+    homepage: Annotated[str, Field(pattern=r"^https?://[^\s<>]+$")] | None = None
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] = ()
+    """Languages of the texts, by ISO 639 code: `en`, `de`."""
+
+    def said(self) -> dict[str, Any]:
+        """What was given, as JSON values."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if value}
+
+
 class Budgets(_Model):
     """Seconds a step may take; shown beside what it took, not enforced."""
 
     documents: float | None = None
     deduplicated: float | None = None
+    trimmed: float | None = None
+    benchmarks: float | None = None
+    decontaminated: float | None = None
+    embedder: float | None = None
+    embedded: float | None = None
+    groups: float | None = None
+    grouped: float | None = None
     tokenizer: float | None = None
     quality: float | None = None
     scored: float | None = None
@@ -218,12 +389,25 @@ class Recipe(_Model):
     """How much text of a dropped row is kept."""
     source: Source
     filters: Filters = Filters()
+    max_dropped: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Share of its rows that a filter, a source or a step may drop before the run stops, by its name; `default` (0.95)
+    for all others. Raising it goes on from the work done."""
+    deduplicate: Deduplicate = Deduplicate()
+    decontaminate: Decontamination | None = None
+    """Benchmarks that must not be in the corpus."""
     splits: Splits = Splits()
+    embed: EmbedConfig | None = None
+    """Vectors of all documents, for `group`."""
+    group: GroupConfig | None = None
+    """Groups of documents that speak of the same things, found by k-means over `embed`."""
     tokenizer: TokenizerSection = TokenizerSection()
     quality: Quality | None = None
-    select: Select = Select()
+    select: Select | None = Select()
+    """`null` takes every document once."""
     shard_mb: Annotated[float, Field(gt=0)] = 100.0
     """Megabytes of text in a published shard."""
+    card: Card = Card()
+    """Licence, description and citation of what is published."""
     sequences: Sequences = Sequences()
     train: TrainConfig | None = None
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
@@ -231,12 +415,25 @@ class Recipe(_Model):
     feedback: Feedback = Feedback()
     budgets: Budgets = Budgets()
 
+    @pydantic.field_validator("max_dropped")
+    @classmethod
+    def _with_default(cls, value: dict[str, float]) -> dict[str, float]:
+        return {"default": MAX_DROPPED} | value
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.rounds > 1 and self.train is None:
             raise ValueError("rounds above 1 read what training saw: add a train section, or set rounds to 1")
-        if "quality" in self.select.criteria and self.quality is None:
+        if self.rounds > 1 and self.select is None:
+            raise ValueError("rounds above 1 select by what training saw: add a select section, or set rounds to 1")
+        if self.select is not None and "quality" in self.select.criteria and self.quality is None:
             raise ValueError("select.criteria names quality: add a quality section, or remove it from the criteria")
+        if self.group is not None and self.embed is None:
+            raise ValueError("group reads vectors: add embed: {} to make them, or remove group")
+        if self.deduplicate.semantic is not None and self.group is None:
+            raise ValueError(
+                "deduplicate.semantic compares documents of one group: add embed: {} and group: {}, or set it to null"
+            )
         return self
 
     @classmethod
@@ -263,91 +460,17 @@ class Recipe(_Model):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: got {type(value).__name__}, allowed a mapping such as `name: my-corpus`")
         for override in overrides:
-            _set(value, override)
-        unknown = list(_unknown(cls, value, ""))
+            override_in(value, override)
+        unknown = list(unknown_keys(cls, value, ""))
         if unknown:
             raise ConfigError(f"{where}: " + "; ".join(unknown))
         try:
             return cls.model_validate(value)
         except pydantic.ValidationError as error:
-            raise ConfigError(f"{where}: " + "; ".join(_problem(e) for e in error.errors())) from error
+            raise ConfigError(f"{where}: " + "; ".join(problem(e) for e in error.errors())) from error
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
 
     def to_yaml(self) -> str:
         """The resolved recipe: every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _problem(error: Any) -> str:
-    path = ".".join(str(p) for p in error["loc"] if not str(p)[:1].isupper() and "[" not in str(p))
-    message = error["msg"].removeprefix("Value error, ")
-    got = error.get("input")
-    plain = got is None or isinstance(got, (str, int, float, bool))
-    return f"{path or 'recipe'}: {message}" + (f" (got {got!r})" if plain and error["type"] != "value_error" else "")
-
-
-def _set(value: dict[str, Any], override: str) -> None:
-    """Apply one ``a.b=c`` in place."""
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: allowed KEY.KEY=VALUE, for example train.steps=200")
-    try:
-        new = yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
-    for key in keys[:-1]:
-        inner = value.get(key)
-        if not isinstance(inner, dict):
-            inner = value[key] = {}
-        value = inner
-    value[keys[-1]] = new
-
-
-def _unknown(kind: Any, value: Any, path: str) -> Iterator[str]:
-    """Keys of ``value`` that ``kind`` does not have, each with the nearest name it does have."""
-    if isinstance(value, (list, tuple)):
-        inner = [a for a in _options(kind) if get_origin(a) in (tuple, list)]
-        for option in inner:
-            for index, item in enumerate(value):
-                yield from _unknown(get_args(option)[0], item, f"{path}.{index}")
-        return
-    if not isinstance(value, dict):
-        return
-    for option in _options(kind):
-        if get_origin(option) in (dict, Mapping):
-            for key, item in value.items():
-                yield from _unknown(get_args(option)[1], item, f"{path}.{key}")
-            return
-    for option in _options(kind):
-        known = _fields(option)
-        if known is None:
-            continue
-        for key, item in value.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
-                yield f"unknown key {here}; {hint}"
-            else:
-                yield from _unknown(known[key], item, here)
-        return
-
-
-def _options(kind: Any) -> list[Any]:
-    """The alternatives of a union, with annotations stripped."""
-    if get_origin(kind) is Annotated:
-        return _options(get_args(kind)[0])
-    if get_origin(kind) in (Union, types.UnionType):
-        return [o for a in get_args(kind) for o in _options(a)]
-    return [kind]
-
-
-def _fields(kind: Any) -> dict[str, Any] | None:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return {f.name: hints[f.name] for f in fields(kind) if f.init}
-    return None

@@ -16,12 +16,12 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock.errors import OtherRecipeError
+from penstock.errors import ConfigError, OtherRecipeError
 from penstock.lock import FolderLock
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import Engine
@@ -52,11 +52,14 @@ class Fingerprints:
     changed: bool = False
 
     @classmethod
-    def load(cls, root: Folder) -> Fingerprints:
-        try:
-            return cls(root, root.read_json(FINGERPRINTS))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return cls(root)
+    def load(cls, root: Folder, earlier: Folder | None = None) -> Fingerprints:
+        """What this run's folder remembers, and what an earlier run's does."""
+        known: dict[str, list[Any]] = {}
+        for folder in (earlier, root):
+            if folder is not None:
+                with suppress(FileNotFoundError, json.JSONDecodeError):
+                    known |= folder.read_json(FINGERPRINTS)
+        return cls(root, known)
 
     def __call__(self, file: Any) -> str:
         from penstock.sources.base import fingerprint
@@ -80,16 +83,28 @@ def root_of(recipe: Recipe, out: str | None) -> Folder:
     return Folder(out or recipe.output or f"runs/{recipe.name}")
 
 
-def settings_of(recipe: Recipe, root: Folder, split_bytes: int) -> Settings:
-    return Settings(recipe.seed, recipe.dropped, split_bytes, Fingerprints.load(root))
+def settings_of(recipe: Recipe, root: Folder, split_bytes: int, since: str | None = None) -> Settings:
+    earlier = None if since is None else Folder(since)
+    if earlier is not None and not earlier.exists("run.json"):
+        raise ConfigError(
+            f"since: got {since}, where no run is (no run.json); give the folder or URL of an earlier run"
+        )
+    prints = Fingerprints.load(root, earlier)
+    return Settings(recipe.seed, recipe.dropped, split_bytes, prints, earlier, recipe.max_dropped)
 
 
 def check(
-    recipe: Recipe, *, out: str | None = None, split_bytes: int = 32 << 20, only: Sequence[str] | None = None
+    recipe: Recipe,
+    *,
+    out: str | None = None,
+    split_bytes: int = 32 << 20,
+    only: Sequence[str] | None = None,
+    since: str | None = None,
 ) -> list[Check]:
     """What a run would do with each step, and why; nothing is written.
 
     Raises:
+        ConfigError: ``since`` is no run.
         OtherRecipeError: the folder belongs to a recipe of another name.
     """
     from penstock.pipelines.plan import needed, plan
@@ -97,7 +112,7 @@ def check(
     root = root_of(recipe, out)
     own_folder(recipe, root, write=False)
     steps = plan(recipe) if only is None else needed(plan(recipe), only)
-    return check_steps(steps, root, settings_of(recipe, root, split_bytes))
+    return check_steps(steps, root, settings_of(recipe, root, split_bytes, since))
 
 
 def own_folder(recipe: Recipe, root: Folder, *, write: bool) -> None:
@@ -128,6 +143,7 @@ def run(
     reporter: Reporter | None = None,
     split_bytes: int = 32 << 20,
     only: Sequence[str] | None = None,
+    since: str | None = None,
     flow: bool = False,
     report: bool = True,
 ) -> RunResult:
@@ -139,6 +155,8 @@ def run(
         engine: runs the passes instead of the home engine.
         split_bytes: input bytes of one split; changes no output.
         only: names of steps to run, with what they need; by default all.
+        since: folder or URL of an earlier run. What was fitted there (tokenizer, quality classifier) is kept, and
+            every part whose input did not change is taken over. Without it the run's own folder serves for parts.
         flow: order the steps by a Prefect flow (extra ``flows``) when there is something to do.
         report: write ``report.html`` at the end.
 
@@ -153,7 +171,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(FolderLock(root))
         own_folder(recipe, root, write=True)
-        settings = settings_of(recipe, root, split_bytes)
+        settings = settings_of(recipe, root, split_bytes, since)
         steps = plan(recipe)
         if only is not None:
             steps = needed(steps, only)

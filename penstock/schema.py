@@ -20,8 +20,16 @@ DOCUMENTS = pa.schema(
         pa.field("text", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # which source of the recipe
         pa.field("domain", pa.string(), nullable=False),
+        # what the source knows of the text; null where it does not
+        pa.field("url", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("date", pa.string()),  # ISO 8601, as precise as the source is
+        pa.field("license", pa.string()),  # SPDX identifier where there is one
+        # byte ranges of the text that training learns from, [start, stop, start, stop, …]; null is all of it
+        pa.field("learn", pa.list_(pa.int32())),
     ]
 )
+ORIGIN = ("url", "title", "date", "license", "learn")  # columns of DOCUMENTS that a source may leave null
 
 PROBLEMS = pa.schema(
     [
@@ -57,8 +65,8 @@ SIGNALS = pa.schema(
         pa.field("domain", pa.string(), nullable=False),
         pa.field("sequence", pa.int64(), nullable=False),  # position in the training order
         pa.field("segment", pa.int32(), nullable=False),  # index of the segment in its sequence
-        pa.field("tokens", pa.int32(), nullable=False),  # predicted tokens of the segment
-        pa.field("loss", pa.float32(), nullable=False),  # nats per token, mean over the segment
+        pa.field("tokens", pa.int32(), nullable=False),  # predicted tokens of the segment that are learned
+        pa.field("loss", pa.float32(), nullable=False),  # nats per token, mean over these
         pa.field("excess_loss", pa.float32(), nullable=False),  # minus its domain's running mean at that step
         pa.field("step", pa.int64(), nullable=False),
         pa.field("mixture_version", pa.int32(), nullable=False),
@@ -90,7 +98,8 @@ def sequences(length: int, tokens: pa.DataType) -> pa.Schema:
     """Schema of packed training sequences of ``length`` tokens.
 
     ``segment_lengths`` sums to at most ``length``; what is left at the end is padding. Segment i is
-    a run of tokens of document ``segment_docs[i]``.
+    a run of tokens of document ``segment_docs[i]``. ``loss_mask`` holds the runs [start, stop, start, stop, …] of
+    positions whose token is learned where it is predicted; null is all of them. They rise and lie apart.
     """
     return pa.schema(
         [
@@ -98,6 +107,7 @@ def sequences(length: int, tokens: pa.DataType) -> pa.Schema:
             pa.field("segment_lengths", pa.list_(pa.int32()), nullable=False),
             pa.field("segment_docs", pa.list_(pa.string()), nullable=False),
             pa.field("domain", pa.string(), nullable=False),
+            pa.field("loss_mask", pa.list_(pa.int32())),
         ],
         metadata={"sequence_length": str(length)},
     )

@@ -44,6 +44,8 @@ from penstock.pipelines.passes import (
     merge_parts,
     run_pass,
 )
+from penstock.reuse import PASSES, Earlier, KeptPass, dump_passes, named_files
+from penstock.selectors.guard import check_drops
 from penstock.storage import Folder
 
 
@@ -75,6 +77,8 @@ class Settings:
     dropped: str = "sample"
     split_bytes: int = 32 << 20
     fingerprint: Callable[[Any], str] = str
+    since: Folder | None = None  # an earlier run: fitted steps are kept, unchanged parts are taken over
+    max_dropped: Mapping[str, float] = field(default_factory=dict)  # share of rows by name: see selectors.guard
 
 
 @dataclass
@@ -98,16 +102,52 @@ class Context:
     engine: Engine
     reporter: Reporter
     settings: Settings
+    earlier: Sequence[Earlier] = ()
+    kept: dict[str, KeptPass] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
         """Folder of this key's parts, below the step's folder."""
         return self.key[:12]
 
-    def run(self, name: str, work: Work, splits: Sequence[Split]) -> list[Receipt]:
-        """Run a pass of this step; splits already done under the same key are kept."""
+    def run(
+        self, name: str, work: Work, splits: Sequence[Split], *, reuse: Mapping[str, Any] | None = None
+    ) -> list[Receipt]:
+        """Run a pass of this step; splits already done under the same key are kept.
+
+        Args:
+            reuse: the settings that, with a split's memo, decide what it makes (JSON values). Receipts of splits
+                with a memo are then kept with the dataset, and those of an earlier build with the same settings are
+                taken over. None for a pass whose splits depend on anything else.
+        """
         job = Pass(self.folder, f"{self.prefix}/{name}", work)
-        return run_pass(job, splits, self.engine, lambda d, n: self.reporter.progress(self.step, name, d, n))
+
+        def progress(done: int, total: int) -> None:
+            self.reporter.progress(self.step, name, done, total)
+
+        if reuse is None:
+            return run_pass(job, splits, self.engine, progress)
+        signature = hash_json(
+            {
+                "step": type(self.step).__name__,
+                "revision": self.step.revision,
+                "pass": name,
+                "settings": reuse,
+                "seed": self.settings.seed,
+                "dropped": self.settings.dropped,
+                "libraries": library_versions(self.step.libraries),
+            }
+        )
+        known: dict[str, Receipt] = {}
+        for build in self.earlier:
+            wanting = [split for split in splits if split.id not in known]
+            known |= build.take(name, signature, wanting, self.folder)
+        receipts = run_pass(job, splits, self.engine, progress, known)
+        by_memo = {split.memo: receipt for split, receipt in zip(splits, receipts, strict=True) if split.memo}
+        self.kept[name] = KeptPass(signature, by_memo)
+        if known:
+            self.reporter.note(f"{self.step.name}: {name} took over {len(known):,} of {len(splits):,} parts")
+        return receipts
 
     def write_artifact(self, name: str, data: bytes, path: str | None = None) -> FileEntry:
         """Write a small file that belongs to the dataset, under this key's folder unless ``path`` is given."""
@@ -149,6 +189,7 @@ class Step(ABC):
     revision: ClassVar[int]  # raised whenever the output may change
     modules: ClassVar[tuple[str, ...]] = ()  # code the revision vouches for besides what the class names itself
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version decides the output
+    fitted: ClassVar[bool] = False  # learned from a sample of the corpus: a build since another keeps it
     budget: float | None = None  # seconds the recipe allows; shown, not enforced
 
     @abstractmethod
@@ -176,6 +217,7 @@ class Check:
     why: str
     key: str | None = None  # None while a parent has yet to run
     key_parts: dict[str, Any] | None = None
+    keeps: Earlier | None = None  # the earlier build of a fitted step that this run goes on with
 
 
 @dataclass(frozen=True)
@@ -242,6 +284,11 @@ def changes(old: Any, new: Any, path: str = "") -> list[str]:
 def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings: Settings) -> Check:
     """Compare the step's key with its manifest; ``known`` holds the manifests of its parents."""
     waiting = [name for name in step.parents if name not in known]
+    kept = keeps(step, known, settings) if step.fitted and settings.since is not None else None
+    if kept is not None:
+        return Check(
+            step, True, f"kept as fitted in {kept.folder.url}", kept.manifest.key, kept.manifest.key_parts, kept
+        )
     if waiting:
         return Check(step, False, f"after {', '.join(waiting)}")
     parts = key_parts(step, known, settings)
@@ -261,6 +308,19 @@ def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings
     return Check(step, True, "up to date", key, parts)
 
 
+def keeps(step: Step, known: Mapping[str, Manifest], settings: Settings) -> Earlier | None:
+    """The build of a fitted step in ``settings.since``, if made as this one would be, from other rows perhaps."""
+    assert settings.since is not None
+    folder = settings.since / step.name
+    manifest = read_manifest(folder)
+    if manifest is None or Dataset(folder).missing():
+        return None
+    parts = key_parts(step, {name: manifest for name in step.parents}, settings)
+    if any(manifest.key_parts.get(name) != value for name, value in parts.items() if name != "parents"):
+        return None
+    return Earlier(folder, manifest, lambda message: None)
+
+
 def check_steps(steps: Sequence[Step], root: Folder, settings: Settings) -> list[Check]:
     """What a run would do, without doing it."""
     known: dict[str, Manifest] = {}
@@ -268,7 +328,7 @@ def check_steps(steps: Sequence[Step], root: Folder, settings: Settings) -> list
     for step in steps:
         check = check_step(step, root, known, settings)
         if check.skip:
-            manifest = read_manifest(root / step.name)
+            manifest = check.keeps.manifest if check.keeps else read_manifest(root / step.name)
             if manifest is not None:
                 known[step.name] = manifest
         out.append(check)
@@ -285,6 +345,8 @@ def run_step(step: Step, root: Folder, engine: Engine, reporter: Reporter, setti
     known = {name: Dataset(root / name).manifest for name in step.parents}
     check = check_step(step, root, known, settings)
     folder = root / step.name
+    if check.keeps is not None and read_manifest(folder) != check.keeps.manifest:
+        bring(check.keeps, folder, step)
     if check.skip:
         manifest = Dataset(folder).manifest
         clear(folder, manifest)  # a kill right after the commit left the attempt's files
@@ -295,11 +357,29 @@ def run_step(step: Step, root: Folder, engine: Engine, reporter: Reporter, setti
         raise DatasetError(f"{step.name}: {check.why} has to run first")
     reporter.step_started(step, check.why)
     parents = {name: Dataset(root / name) for name in step.parents}
-    built = step.build(Context(step, folder, check.key, parents, engine, reporter, settings))
-    manifest = commit(step, folder, check.key, check.key_parts, known, built)
+    context = Context(step, folder, check.key, parents, engine, reporter, settings)
+    context.earlier = earlier_builds(step, root, reporter, settings)
+    built = step.build(context)
+    check_drops(step.name, built.counts, built.stats, settings.max_dropped)
+    manifest = commit(step, folder, check.key, check.key_parts, known, built, context.kept)
     result = StepResult(step, folder, False, check.why, time.perf_counter() - started, manifest)
     reporter.step_finished(result)
     return result
+
+
+def bring(build: Earlier, folder: Folder, step: Step) -> None:
+    """Commit another run's build of a step in this folder as it is."""
+    for name in sorted(named_files(build.folder, build.manifest)):
+        folder.copy_from(build.folder, name)
+    step.finish(folder, build.manifest)
+    folder.write_json(MANIFEST, build.manifest.to_json())
+
+
+def earlier_builds(step: Step, root: Folder, reporter: Reporter, settings: Settings) -> list[Earlier]:
+    """Committed builds of a step that its new build may take parts over from: this folder's, then ``since``'s."""
+    roots = [root] if settings.since is None or settings.since.path == root.path else [root, settings.since]
+    found = [(at / step.name, read_manifest(at / step.name)) for at in roots]
+    return [Earlier(folder, manifest, reporter.warn) for folder, manifest in found if manifest is not None]
 
 
 def commit(
@@ -309,6 +389,7 @@ def commit(
     parts: dict[str, Any],
     parents: Mapping[str, Manifest],
     built: Built,
+    kept: Mapping[str, KeptPass] | None = None,
 ) -> Manifest:
     """Check the accounting, write the manifest (the only commit) and clear what it does not name."""
     if not built.counts.balances:
@@ -322,6 +403,12 @@ def commit(
             "artifacts": {name: file.sha256 for name, file in built.artifacts.items()},
         }
     )
+    passes = None
+    if kept:
+        path = f"{key[:12]}/{PASSES}"
+        with folder.open_write(path) as file:
+            file.write(dump_passes(kept))
+        passes = FileEntry(path, file.bytes, file.sha256)
     manifest = Manifest(
         step=step.name,
         revision=step.revision,
@@ -333,6 +420,7 @@ def commit(
         tables=built.tables,
         artifacts=built.artifacts,
         stats=built.stats,
+        passes=passes,
     )
     step.finish(folder, manifest)
     folder.write_json(MANIFEST, manifest.to_json())
@@ -346,9 +434,10 @@ _MADE_BY_STEPS = re.compile(r"[0-9a-f]{12}/|data/|dropped/|samples\.parquet$|(.*
 
 def clear(folder: Folder, manifest: Manifest) -> None:
     """Remove files of builds that the manifest does not name; files of other makers (``.git``, notes) stay."""
-    named = {file.path for table in manifest.tables.values() for file in table.files}
-    named |= {file.path for file in manifest.artifacts.values()}
-    stale = [name for name in folder.files() if name not in named and _MADE_BY_STEPS.match(name)]
+    stale = [name for name in folder.files() if _MADE_BY_STEPS.match(name)]
+    if stale:
+        named = named_files(folder, manifest)
+        stale = [name for name in stale if name not in named]
     if stale:
         folder.remove(stale)
         folder.prune_empty()

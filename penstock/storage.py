@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -191,6 +192,30 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         self.write_bytes(name, text.encode() + b"\n")
+
+    def copy_from(self, other: Folder, name: str, to: str | None = None) -> None:
+        """Copy a file of another folder; no bytes move on one disk (a link) or within one store (its own copy).
+
+        Args:
+            to: the copy's name here; by default the same.
+        """
+        source, target = other.join(name), self.join(to or name)
+        with storage_errors(target):
+            if self.is_local and other.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                try:
+                    os.link(source, target)  # data files are never changed in place
+                    return
+                except FileExistsError:
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                        raise
+            if self.protocol == other.protocol and not self.is_local:
+                self.fs.cp_file(source, target)
+                return
+            with other.fs.open(source, "rb") as read, self.fs.open(target, "wb") as write:
+                shutil.copyfileobj(read, write, 1 << 20)
 
     def remove(self, names: list[str]) -> None:
         """Delete files; one already gone is no error."""

@@ -19,6 +19,7 @@ from penstock.report.text import duration, one_line, size
 from penstock.step import Check, Step, StepResult
 
 if TYPE_CHECKING:
+    from penstock.push import Pushed
     from penstock.recipe import Recipe
     from penstock.run import RunResult
     from penstock.storage import Folder
@@ -90,6 +91,10 @@ class Terminal:
         say(self.console, plain(step.name, style="bold"), "  ", plain(why), budget)
 
     def progress(self, step: Step, what: str, done: int, total: int) -> None:
+        self.bar(what, done, total)
+
+    def bar(self, what: str, done: int, total: int) -> None:
+        """Show how far ``what`` is; nothing on a pipe."""
         if not self.console.is_terminal:
             return
         if self._progress is None or self._task is None or self._task[0] != what:
@@ -169,6 +174,21 @@ def print_checks(
             would, why = "maybe", f"{why}, if changed"
         shown.add_row(plain(check.step.name), would, plain(why), *([_budget(check.step)] if budgets else []))
     print_table(console, f"Dry run of {recipe.name} into {root.url}", shown)
+
+
+def print_pushed(result: Pushed, console: Console | None = None) -> None:
+    """What a push did with the files, or a dry run would, on stdout."""
+    console = console or Console()
+    if result.dry_run:
+        shown = table(("file", ""), ("bytes",))
+        for action in result.actions:
+            shown.add_row(plain(action.path, PATH_CHARACTERS), action.what, f"{action.bytes:,}" if action.bytes else "")
+        print_table(console, "Would do", shown)
+    words = {"send": "sent", "copy": "copied there", "there": "there already", "remove": "removed"}
+    done = [(what, *result.total(what)) for what in words]
+    parts = [f"{what if result.dry_run else words[what]} {number:,} ({size(n)})" for what, number, n in done if number]
+    say(console, ", ".join(parts))
+    say(console, plain(result.dest, PATH_CHARACTERS), f"  digest {result.digest[:8]}  ", plain(result.done))
 
 
 def _budget(step: Step) -> str:

@@ -8,9 +8,10 @@ files, workers or engines; a notebook can call it. Whatever its shape it declare
     reads     columns it needs
     adds      columns it adds or replaces
     setup()   by option: loads its models, once per process
+    files()   by option: the files its output depends on besides the rows (``sources.base.InputFile``)
 
     Filter     decide(batch)    -> one reason per row, null keeps             (the reason is the statistics key)
-    Annotator  annotate(batch)  -> columns to add or to replace
+    Annotator  annotate(batch)  -> columns to add or to replace; with edit(batch) also counts of what was edited
     Fitted     summarise(batch) -> a mergeable summary; fit(summary, folder) -> Filter | Annotator
     Grouped    keyed(batch)     -> key, row, small payload, never text; judge(rows of equal keys) -> verdicts
 
@@ -54,6 +55,13 @@ class Annotator(Protocol):
     def annotate(self, batch: pa.RecordBatch) -> dict[str, pa.Array]: ...
 
 
+@runtime_checkable
+class Editor(Annotator, Protocol):
+    """An annotator that changes text, and counts what it did by kind."""
+
+    def edit(self, batch: pa.RecordBatch) -> tuple[dict[str, pa.Array], dict[str, int]]: ...
+
+
 class Summary(Protocol):
     """A global fact under construction. Merging is associative, commutative and exact."""
 
@@ -84,6 +92,7 @@ class Applied:
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)  # work name -> reason -> rows
     rows: dict[str, tuple[int, int]] = field(default_factory=dict)  # work name -> (rows in, rows out)
     seconds: dict[str, float] = field(default_factory=dict)
+    edits: dict[str, dict[str, int]] = field(default_factory=dict)  # work name -> kind -> pieces of text
 
 
 def describe(work: Any) -> dict[str, Any]:
@@ -116,6 +125,11 @@ def apply(works: Sequence[Any], batch: pa.RecordBatch, *, dropped: str = "sample
                     counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
                 out.dropped.append(drop_rows(gone, gone_reasons, step=name, keep=dropped))
                 out.batch = out.batch.filter(pc.is_null(reasons))
+        elif isinstance(work, Editor):
+            columns, edits = work.edit(out.batch)
+            out.batch = with_columns(out.batch, columns)
+            if edits:
+                merge_counts(out.edits, {name: edits})
         else:
             out.batch = with_columns(out.batch, work.annotate(out.batch))
         out.rows[name] = (before, out.batch.num_rows)
@@ -127,15 +141,16 @@ def with_columns(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.Reco
     """``batch`` with columns added at the end, or replaced where the name exists."""
     for name, column in columns.items():
         if name in batch.schema.names:
-            batch = batch.set_column(batch.schema.get_field_index(name), pa.field(name, column.type), column)
+            # parts of one table have one schema, whether their rows were edited or not
+            place = batch.schema.get_field_index(name)
+            nullable = batch.schema.field(place).nullable or column.null_count > 0
+            batch = batch.set_column(place, pa.field(name, column.type, nullable), column)
         else:
             batch = batch.append_column(name, column)
     return batch
 
 
-SAMPLE_CHARACTERS = 240
-# A sample of a dropped row is looked at by people; addresses and long numbers do not belong in it.
-_MASKS = ((r"[\w.+-]+@[\w-]+\.[\w.-]+", "<email>"), (r"\+?\d[\d\s().-]{7,}\d", "<number>"))
+SAMPLE_CHARACTERS = 240  # a sample of a dropped row is looked at by people
 
 
 def drop_rows(
@@ -147,10 +162,10 @@ def drop_rows(
     if "text" in rows.schema.names and keep != "ids":
         text = rows["text"]
         if keep == "sample":
+            from penstock.selectors.pii import masked
+
             # masked before the cut: half an address would no longer look like one
-            text = pc.utf8_slice_codeunits(text, 0, 8 * SAMPLE_CHARACTERS)
-            for pattern, mask in _MASKS:
-                text = pc.replace_substring_regex(text, pattern, mask)
+            text = masked(pc.utf8_slice_codeunits(text, 0, 8 * SAMPLE_CHARACTERS))
             text = pc.utf8_slice_codeunits(text, 0, SAMPLE_CHARACTERS)
 
     def column(name: str) -> pa.Array:

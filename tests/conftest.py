@@ -208,3 +208,27 @@ def _no_thread_left_behind():
     yield
     after = [t.name for t in threading.enumerate() if t.name not in before and t.name.startswith("penstock-")]
     assert not after, f"threads left running: {after}"
+
+
+@pytest.fixture(scope="session")
+def static_folder(tmp_path_factory):
+    """A model2vec folder: 40 words of four topics, each word near its topic's axis, in 16 dimensions."""
+    import numpy as np
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    topics = (WORDS[10:20], WORDS[20:30], WORDS[30:40], WORDS[40:50])
+    words = [word for topic in topics for word in topic]
+    vectors = np.random.default_rng(0).normal(0, 0.15, (len(words) + 2, 16))
+    for row, _ in enumerate(words):
+        vectors[row + 2, row // 10] += 1.0
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", "[PAD]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[PAD]"])
+    folder = tmp_path_factory.mktemp("static")
+    save_file({"embeddings": vectors.astype(np.float32)}, folder / "model.safetensors")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
+    return folder

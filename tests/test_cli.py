@@ -22,6 +22,8 @@ VERBS = {
     "train": "Build what the first round's model needs",
     "inspect": "Show what a dataset or a run holds",
     "report": "Write report.html of a run again",
+    "diff": "Show what changed between two runs",
+    "push": "Send a published dataset",
     "recipe": "Look at recipes",
     "recipe show": "Print a recipe with every default",
     "recipe schema": "Print the JSON schema",

@@ -207,7 +207,7 @@ def compare(root, reference, note):
         assert dataset.manifest.counts.balances, (name, note)
         assert dataset.manifest.stats == expected.manifest.stats or not name.startswith("dataset"), (name, note)
         named = {entry.path for entry in dataset.entries()} | {"manifest.json"}
-        assert set(dataset.folder.files()) - {"README.md"} == named, (name, note)
+        assert set(dataset.folder.files()) - {"README.md", "croissant.json"} == named, (name, note)
         dataset.verify()
     for number in (1, 2):
         chosen = Dataset(f"{root}/selection-{number}").manifest.stats["domains"]

@@ -36,7 +36,7 @@ SMALL = "name: a\nsource: {files: data/*.jsonl}\nselect: {criteria: {length: {}}
         ("- a\n", "got list, allowed a mapping"),
         ("a: [\n", "not YAML"),
         ("name: a\n", "source: Field required"),
-        ("name: a\nsource: {}\n", "source: got no source, allowed files, environment and procedural"),
+        ("name: a\nsource: {}\n", "source: got no source, allowed files, hub, environment and procedural"),
         ("name: 'a/b'\nsource: {files: x}\n", "name: String should match pattern"),
         (SMALL + "rounds: 2\n", "rounds above 1 read what training saw"),
         ("name: a\nsource: {files: x}\n", "select.criteria names quality: add a quality section"),

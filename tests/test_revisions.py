@@ -301,7 +301,12 @@ def change(record):
     [
         # in the class itself
         ("selectors/splits.py", "coin < self.test, 2", "coin <= self.test, 2", {"AssignSplit"}),
-        ("pipelines/documents.py", "keep[here - first] = False", "keep[here - first] = True", {"Deduplicated"}),
+        (
+            "pipelines/deduplicate.py",
+            "keep[at] = np.asarray(pc.is_null",
+            "keep[at] = np.asarray(pc.is_valid",
+            {"Deduplicated"},
+        ),
         # in a function of its module, and in a constant
         ("selectors/quadmix_theta.py", "better + 0.5 * tokens", "better + 0.4 * tokens", {"CriterionHistograms"}),
         (
@@ -330,7 +335,7 @@ def change(record):
             'if keep != "sample":',
             {"Documents", "Deduplicated", "Scored", "Selection"},
         ),
-        ("selectors/scope.py", "place < 0", "place <= 0", {"Documents"}),
+        ("selectors/scope.py", "= np.arange(len(judged))", "= -np.arange(len(judged))", {"Documents"}),
         # deep inside what a step imports when it builds
         ("training/mixture.py", "out[walking] >= np.uint64(size)", "out[walking] > np.uint64(size)", {"TrainStep"}),
         (
@@ -351,7 +356,7 @@ def test_the_complaint_names_the_definition_and_what_to_do(change):
     found = change("selectors/exact.py", "words[:, 0]),\n", "words[:, 1]),\n")
     assert found == {
         "ExactDuplicates": "penstock.selectors.exact.ExactDuplicates: penstock.selectors.exact.ExactDuplicates changed "
-        "and its revision is still 1. If its output may differ for any input, raise the revision in the class to 2; "
+        "and its revision is still 2. If its output may differ for any input, raise the revision in the class to 3; "
         f"then, or if no output can differ, record the code: {ACCEPT}"
     }
 
@@ -362,7 +367,7 @@ def test_the_complaint_names_the_definition_and_what_to_do(change):
         ("selectors/splits.py", '"""``split``: one of train, validation, test."""', '"""Another docstring."""'),
         ("selectors/splits.py", "NAMES = (", "# a comment\n\n\nNAMES = (  # another\n    "),
         ("selectors/splits.py", "allowed a share from 0 to 1; give it as a fraction", "allowed 0 to 1"),
-        ("selectors/exact.py", "Drop documents whose text is", "Drop all documents whose text is"),
+        ("selectors/exact.py", "Find documents whose text is", "Find all documents whose text is"),
         ("dataset.py", "no row is left, all", "no rows are left, all"),
         ("terminal.py", "from __future__ import annotations", "from __future__ import annotations\n\nNEW = 1"),
         ("text.py", "LINE_BREAK = 4", "UNUSED = 8\nLINE_BREAK = 4"),

@@ -9,7 +9,22 @@ from penstock.sources.base import documents_batch
 from penstock.work import drop_rows
 
 TABLES = {
-    "documents": (schema.DOCUMENTS, ["doc_id", "id_hash", "content_hash", "text", "source", "domain"]),
+    "documents": (
+        schema.DOCUMENTS,
+        [
+            "doc_id",
+            "id_hash",
+            "content_hash",
+            "text",
+            "source",
+            "domain",
+            "url",
+            "title",
+            "date",
+            "license",
+            "learn",
+        ],
+    ),
     "problems": (
         schema.PROBLEMS,
         [
@@ -52,7 +67,8 @@ def test_columns_of_a_table_keep_their_names_and_order(table, columns):
 
 def test_what_must_be_there_may_not_be_null():
     required = {name: [f.name for f in table if not f.nullable] for name, (table, _) in TABLES.items()}
-    assert required["documents"] == schema.DOCUMENTS.names
+    assert required["documents"] == schema.DOCUMENTS.names[:6]
+    assert list(schema.ORIGIN) == schema.DOCUMENTS.names[6:]
     assert required["dropped"] == ["doc_id", "step", "reason"]
     assert required["signals"] == schema.SIGNALS.names
     assert "provenance" not in required["problems"]
@@ -91,7 +107,7 @@ def test_sequences_are_lists_of_one_length_without_nulls():
     table = schema.sequences(4, pa.uint16())
     assert table.field("tokens").type == pa.list_(pa.field("item", pa.uint16(), nullable=False), 4)
     assert table.metadata == {b"sequence_length": b"4"}
-    assert [f.name for f in table if f.nullable] == []
+    assert [f.name for f in table if f.nullable] == ["loss_mask"]
     assert schema.sequences(8, pa.uint32()).field("tokens").type.list_size == 8
 
 

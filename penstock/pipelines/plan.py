@@ -13,18 +13,25 @@ from dataclasses import replace
 from typing import Any
 
 from penstock.errors import ConfigError
-from penstock.pipelines.documents import Deduplicated, Documents, Scored
+from penstock.pipelines.decontaminate import BenchmarkFiles, Benchmarks, Decontaminated
+from penstock.pipelines.deduplicate import Deduplicated
+from penstock.pipelines.documents import Documents, Scored
+from penstock.pipelines.embed import Embedded, EmbedderStep
 from penstock.pipelines.fit import QualityStep, Tokenizer
+from penstock.pipelines.group import Grouped, Groups
 from penstock.pipelines.publish import Published
 from penstock.pipelines.select import Selection, with_feedback
 from penstock.pipelines.sequences import PackedSequences
+from penstock.pipelines.trim import Trimmed
 from penstock.recipe import QualitySet, Recipe, Select, Theta
 from penstock.seeding import derive
+from penstock.selectors.benchmark_index import IndexSettings
+from penstock.selectors.decontaminate import Decontaminate
 from penstock.selectors.exact import ExactDuplicates
 from penstock.selectors.language import LanguageId
 from penstock.selectors.normalise import Normalise, NotEmpty
 from penstock.selectors.quadmix import Criterion, DomainParameters, QuaDMixParameters
-from penstock.selectors.scope import ExceptDomains
+from penstock.selectors.scope import except_domains
 from penstock.selectors.splits import AssignSplit
 from penstock.sources.files import FileSource
 from penstock.step import Step
@@ -35,19 +42,19 @@ MB = 1_000_000
 
 
 def sources_of(recipe: Recipe) -> tuple[Any, ...]:
-    """The recipe's active sources; the environment stands in only while no files are named."""
+    """The recipe's active sources; the environment stands in only while no files and no data sets are named."""
     source = recipe.source
-    out: list[Any] = []
-    if source.files:
-        out.append(
-            FileSource(
-                name="files",
-                entries=source.files,
-                on_bad_file=source.on_bad_file,
-                max_document_bytes=int(source.max_document_mb * MB),
-            )
+    out: list[Any] = [
+        FileSource(
+            name=name,
+            entries=entries,
+            on_bad_file=source.on_bad_file,
+            max_document_bytes=int(source.max_document_mb * MB),
         )
-    elif source.environment is not None:
+        for name, entries in (("files", source.files), ("hub", source.hub))
+        if entries
+    ]
+    if not out and source.environment is not None:
         out.append(source.environment)
     if source.procedural is not None:
         out.append(source.procedural)
@@ -58,18 +65,27 @@ def sources_of(recipe: Recipe) -> tuple[Any, ...]:
     return tuple(out)
 
 
+def cleaning(recipe: Recipe) -> tuple[Any, ...]:
+    """What makes text clean before anything looks at it."""
+    repair = recipe.filters.repair
+    return (*((repair,) if repair is not None else ()), Normalise(), NotEmpty())
+
+
 def row_work(recipe: Recipe) -> tuple[Any, ...]:
     """Cleaning and filters in the order they run."""
     filters = recipe.filters
 
-    def scoped(work: Any) -> Any:
-        return ExceptDomains(inner=work, domains=filters.exempt) if filters.exempt else work
+    def scoped(*works: Any) -> list[Any]:
+        return [except_domains(work, filters.exempt) for work in works if work is not None]
 
-    works: list[Any] = [Normalise(), NotEmpty()]
-    works += [scoped(work) for work in (filters.gopher_quality, filters.gopher_repetition) if work is not None]
-    works.append(LanguageId())
-    if filters.language is not None:
-        works.append(scoped(filters.language))
+    works = [*cleaning(recipe), *(work for work in (filters.urls, filters.licenses) if work is not None)]
+    works += scoped(filters.gopher_quality, filters.gopher_repetition)
+    works += [LanguageId(), *scoped(filters.language)]
+    # what edits lines comes after the rules that judge a page as it is
+    for rules in (filters.refinedweb, filters.c4):
+        works += [] if rules is None else scoped(*rules.works())
+    works += scoped(filters.fineweb, filters.words)
+    works += [] if filters.pii is None else filters.pii.works()
     return tuple(works)
 
 
@@ -114,34 +130,117 @@ def set_sources(name: str, of: QualitySet, recipe: Recipe) -> tuple[Any, ...]:
     return tuple(out)
 
 
+def grouping(recipe: Recipe, corpus: str) -> list[Step]:
+    """The steps that embed and group the documents of ``corpus``; the last one is the corpus then, if there is one."""
+    budgets, steps = recipe.budgets, list[Step]()
+    if recipe.embed is not None:
+        steps.append(EmbedderStep("embedder", recipe.embed.model, budgets.embedder))
+        steps.append(Embedded("embedded", corpus, "embedder", recipe.embed, budgets.embedded))
+    if recipe.group is not None:
+        seed = derive(recipe.seed, "group")
+        steps.append(Groups("groups", corpus, "embedded", recipe.group, seed, budgets.groups))
+        semantic, as_domain = recipe.deduplicate.semantic, recipe.group.as_domain
+        steps.append(
+            Grouped(
+                "grouped",
+                corpus,
+                "embedded",
+                "groups",
+                as_domain=as_domain,
+                semantic=semantic,
+                budget=budgets.grouped,
+            )
+        )
+    return steps
+
+
+def decontamination(recipe: Recipe, corpus: str) -> list[Step]:
+    """The steps that index the benchmarks and screen the documents of ``corpus``; none without benchmarks."""
+    given = recipe.decontaminate
+    if given is None:
+        return []
+    index = IndexSettings(
+        **{name: getattr(given, name) for name in ("ngram", "min_words", "common_benchmarks", "max_matches")},
+        boilerplate=given.boilerplate,
+    )
+    options = {name: getattr(given, name) for name in ("policy", "near", "min_coverage", "window", "min_piece")}
+    work = Decontaminate(path="", digest="", index=index, max_cuts=given.max_cuts, **options)
+    files = tuple(
+        BenchmarkFiles(name=b.name, entries=b.files, question=b.question, answer=b.answer) for b in given.benchmarks
+    )
+    return [
+        Benchmarks("benchmarks", files, index, recipe.budgets.benchmarks),
+        Decontaminated("decontaminated", corpus, "benchmarks", work, recipe.budgets.decontaminated),
+    ]
+
+
+def deduplicated(recipe: Recipe, assign: AssignSplit) -> Step:
+    """Exact duplicates, and near ones where the recipe wants them looked for."""
+    how = recipe.deduplicate
+    return Deduplicated(
+        "deduplicated",
+        "documents",
+        ExactDuplicates(survivor=how.survivor),
+        assign,
+        recipe.budgets.deduplicated,
+        minhash=None if how.near is None else how.near.minhash,
+        action="drop" if how.near is None else how.near.action,
+        history=how.history,
+    )
+
+
+def special_tokens(recipe: Recipe) -> tuple[str, ...]:
+    """Tokens of the recipe, or else the markers of all chat templates of its sources, each once."""
+    if recipe.tokenizer.special is not None:
+        return recipe.tokenizer.special
+    entries = (*recipe.source.files, *recipe.source.hub)
+    chats = [entry.rendering.chat for entry in entries if entry.rendering is not None]
+    return tuple(dict.fromkeys(marker for chat in chats for marker in chat.special))
+
+
 def plan(recipe: Recipe) -> list[Step]:
     """All steps of the recipe, parents before children."""
     budgets, seed = recipe.budgets, recipe.seed
     assign = AssignSplit(seed=derive(seed, "split"), validation=recipe.splits.validation, test=recipe.splits.test)
     tokenizer = BPEConfig(
-        vocabulary_size=recipe.tokenizer.vocabulary_size, min_frequency=recipe.tokenizer.min_frequency
+        vocabulary_size=recipe.tokenizer.vocabulary_size,
+        min_frequency=recipe.tokenizer.min_frequency,
+        special=special_tokens(recipe),
     )
     steps: list[Step] = [
         Documents("documents", sources_of(recipe), row_work(recipe), budgets.documents),
-        Deduplicated("deduplicated", "documents", ExactDuplicates(), assign, budgets.deduplicated),
+        deduplicated(recipe, assign),
+    ]
+    corpus = "deduplicated"  # the documents so far: what comes next reads the step of this name
+    levels = (recipe.deduplicate.lines, recipe.deduplicate.paragraphs, recipe.deduplicate.substrings)
+    if wanted_levels := tuple(level for level in levels if level is not None):
+        steps.append(
+            Trimmed("trimmed", corpus, wanted_levels, recipe.deduplicate.min_characters, recipe.budgets.trimmed)
+        )
+        corpus = "trimmed"
+    steps += decontamination(recipe, corpus)
+    corpus = "decontaminated" if recipe.decontaminate is not None else corpus
+    steps += grouping(recipe, corpus)
+    corpus = steps[-1].name if recipe.group is not None else corpus
+    steps.append(
         Tokenizer(
             "tokenizer",
-            "deduplicated",
+            corpus,
             tokenizer,
             int(recipe.tokenizer.sample_mb * MB),
             derive(seed, "tokenizer"),
             budgets.tokenizer,
-        ),
-    ]
+        )
+    )
     if recipe.quality is not None:
         positive, negative = recipe.quality.positive, recipe.quality.negative
         steps.append(
             QualityStep(
                 "quality",
-                "deduplicated",
+                corpus,
                 positive=(positive.domains, set_sources("positive", positive, recipe)),
                 negative=(negative.domains, set_sources("negative", negative, recipe)),
-                works=row_work(recipe)[:2],
+                works=cleaning(recipe),
                 assign=assign,
                 rows_per_side=recipe.quality.rows_per_side,
                 seed=derive(seed, "quality"),
@@ -149,18 +248,19 @@ def plan(recipe: Recipe) -> list[Step]:
             )
         )
     quality = "quality" if recipe.quality is not None else None
-    steps.append(Scored("scored", "deduplicated", "tokenizer", quality, budgets.scored))
-    parameters = parameters_of(recipe.select)
+    steps.append(Scored("scored", corpus, "tokenizer", quality, budgets.scored))
+    parameters = None if recipe.select is None else parameters_of(recipe.select)
     for number in range(1, recipe.rounds + 1):
         last = f"model-{number - 1}" if number > 1 else None
-        wanted = (
-            parameters if last is None else with_feedback(parameters, recipe.feedback.weight, recipe.feedback.direction)
-        )
+        wanted = parameters
+        if last is not None and parameters is not None:
+            wanted = with_feedback(parameters, recipe.feedback.weight, recipe.feedback.direction)
         selection, dataset, sequences = f"selection-{number}", f"dataset-{number}", f"sequences-{number}"
         # one seed for all rounds: a document's coin stays, so what moves is what the scores moved
         steps.append(Selection(selection, "scored", wanted, derive(seed, "select"), last, budgets.selection))
         title = f"{recipe.name} (round {number})" if recipe.rounds > 1 else recipe.name
-        steps.append(Published(dataset, "scored", selection, title, int(recipe.shard_mb * MB), budgets.dataset))
+        published = (dataset, "scored", selection, title, int(recipe.shard_mb * MB), budgets.dataset)
+        steps.append(Published(*published, said=recipe.card.said()))
         if recipe.train is None:
             continue
         steps.append(

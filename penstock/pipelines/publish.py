@@ -3,13 +3,18 @@
     data/train-00000-of-00003.parquet   zstd, page index, equal row groups, rows in corpus order
     dropped/train-00000-of-00003.parquet  rows the selection left out
     README.md                            the card, made from the manifest
+    croissant.json                       the same for tools that search datasets
     manifest.json
 
 Shards are cut by counting selected rows over all parts, so their bytes depend on the rows alone, not on
 how the build was split. Because the names are fixed, an older manifest in the folder is taken away
 before its files are overwritten: at no time does a manifest name bytes that are not its own.
 
-Price: one read of the text; memory is one row group of a part and one of a shard.
+    shards  train shard <- the parts it overlaps; rows of the other splits that stand there go to parts of their own
+    others  validation or test shard <- those parts
+
+Price: one read and one write of the text of train, two of the others; memory is one row group of a part and one of a
+shard of each split.
 """
 
 from __future__ import annotations
@@ -17,32 +22,34 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from penstock import work as rowwork
-from penstock.dataset import MANIFEST, FileEntry, Manifest, read_manifest, read_part
+from penstock.card import SPLITS, card, title_of
+from penstock.croissant import CROISSANT, croissant, to_json
+from penstock.dataset import MANIFEST, FileEntry, Manifest, hash_json, read_manifest, read_part
 from penstock.errors import DatasetError
+from penstock.lineage import steps_before
 from penstock.pipelines.documents import domain_stats, tokens_by_domain
 from penstock.pipelines.fit import merge_summaries, write_summary
-from penstock.pipelines.passes import PartWriter, Split, splits_of
+from penstock.pipelines.passes import PartWriter, Receipt, Split, splits_of
 from penstock.pipelines.select import aligned_parts
 from penstock.selectors.sample import BottomK, Sampling
 from penstock.step import Built, Context, Step
 from penstock.storage import Folder
 
-SPLITS = ("train", "validation", "test")
 NOT_SELECTED = "not_selected"
 GROUP_BYTES = 8 << 20  # text in a row group, before compression
 _RECEIPT = re.compile(r"[0-9a-f]{12}/.*\.json$")
-_LEFT_OUT = ("id_hash", "content_hash", "token_ids", "split")
+_LEFT_OUT = ("id_hash", "content_hash", "token_ids", "learn_tokens", "split")
+_NOT_READ = ("content_hash", "token_ids", "learn_tokens")  # large or not published
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class WriteShard:
-    """Read the parts that overlap a shard, keep its rows, write it under its final name."""
+    """Read the parts that overlap a shard, keep its rows, write it under its final name.
+
+    Rows of the splits ``others`` that stand among the shard's rows are set apart with all their columns.
+    """
 
     documents: Folder
     document_files: tuple[FileEntry, ...]
+    columns: tuple[str, ...]
     selection: Folder
     selection_files: tuple[FileEntry, ...]
     selection_columns: tuple[str, ...]
     dropped: str
+    others: tuple[str, ...] = ()
 
     def __call__(self, split: Split, out: PartWriter) -> None:
         shard: Shard = split.payload
@@ -82,7 +94,10 @@ class WriteShard:
                 # a row left out belongs to the shard of the next selected row
                 position = before + np.cumsum(chosen) - chosen
                 before += int(chosen.sum())
-                inside = mine & (position >= shard.first) & ((position < shard.last) | final)
+                here = (position >= shard.first) & ((position < shard.last) | final)
+                for other in self.others:
+                    self._set_apart(batch.filter(pa.array(here & np.asarray(pc.equal(batch["split"], other)))), out)
+                inside = mine & here
                 keep, lose = inside & chosen, inside & ~chosen
                 out.count(rows_in=int(inside.sum()), kept=int(keep.sum()))
                 kept = batch.filter(pa.array(keep)).drop_columns([c for c in _LEFT_OUT if c in batch.schema.names])
@@ -108,11 +123,22 @@ class WriteShard:
         if samples is not None:
             write_summary(out, samples)
 
+    def _set_apart(self, rows: pa.RecordBatch, out: PartWriter) -> None:
+        if rows.num_rows:
+            name = rows["split"][0].as_py()
+            chosen = rows.filter(pc.greater(rows["copies"], 0))
+            out.write(f"others.{name}", rows)
+            size = pc.sum(chosen["bytes"]).as_py() or 0
+            out.add_stats({"others": {name: {"selected": chosen.num_rows, "bytes": size}}})
+
     def _aligned(self, part: int) -> Iterator[pa.RecordBatch]:
         """Rows of a part with the selection's columns; both tables hold the same rows in the same order."""
+        if not self.selection_files:
+            yield from read_part(self.documents, self.document_files[part], self.columns)
+            return
         selection = read_part(self.selection, self.selection_files[part], self.selection_columns)
         rest: pa.RecordBatch | None = None
-        for batch in read_part(self.documents, self.document_files[part]):
+        for batch in read_part(self.documents, self.document_files[part], self.columns):
             have: list[pa.RecordBatch] = []
             need = batch.num_rows
             while need:
@@ -169,23 +195,32 @@ def _counts(domain: pa.Array, bins: Any) -> dict[str, dict[str, int]]:
 class Published(Step):
     """Selected documents as a dataset folder."""
 
-    revision = 1
+    revision = 2
     modules = ("penstock.dataset.TableWriter",)  # whose bytes are published
     libraries = ("pyarrow",)
 
     def __init__(
-        self, name: str, documents: str, selection: str, title: str, shard_bytes: int, budget: float | None = None
+        self,
+        name: str,
+        documents: str,
+        selection: str,
+        title: str,
+        shard_bytes: int,
+        budget: float | None = None,
+        said: dict[str, Any] | None = None,
     ) -> None:
+        """``said`` is what the recipe's ``card`` section says; the card and croissant.json repeat it."""
         self.name, self.parents, self.title = name, (documents, selection), title
-        self.shard_bytes, self.budget = shard_bytes, budget
+        self.shard_bytes, self.budget, self.said = shard_bytes, budget, said or {}
 
     def config(self) -> dict[str, Any]:
-        return {"title": self.title, "shard_bytes": self.shard_bytes}
+        # a recipe that says nothing for the card keeps the key it had
+        return {"title": self.title, "shard_bytes": self.shard_bytes, **({"card": self.said} if self.said else {})}
 
     def build(self, context: Context) -> Built:
         documents, selection = (context.parents[name] for name in self.parents)
         if read_manifest(context.folder) is not None:
-            context.folder.remove([MANIFEST, "README.md"])
+            context.folder.remove([MANIFEST, "README.md", CROISSANT])
         # shards of every key have the same names: a receipt of another key would vouch for a file overwritten here
         receipts = [name for name in context.folder.files() if _RECEIPT.match(name)]
         context.folder.remove([name for name in receipts if not name.startswith(context.prefix)])
@@ -194,23 +229,32 @@ class Published(Step):
         columns = tuple(
             c for c in selection.table("selection").columns if c not in documents.table("documents").columns
         )
+        wanted = tuple(c for c in documents.table("documents").columns if c not in _NOT_READ)
         work = WriteShard(
             documents.folder,
             document_files,
+            wanted,
             selection.folder,
             selection_files,
             columns,
             context.settings.dropped,
+            SPLITS[1:],
         )
-        shards = plan_shards(selection.manifest.stats["parts"], self.shard_bytes, context.key[:12])
+        # a part without rows for train is read too: the rows of the other splits are in it
+        none = {"selected": 0, "bytes": 0}
+        counts = {part: {"train": of.get("train", none)} for part, of in selection.manifest.stats["parts"].items()}
+        shards = plan_shards(counts, self.shard_bytes, context.key[:12], SPLITS[:1])
         done = context.run("shards", work, splits_of(shards))
-        # a smaller rebuild leaves shards of the older one; `commit` clears what the manifest does not name
-        built = context.collect(done, *SPLITS, "dropped")
-        if "train" not in built.tables:
+        if not any("train" in receipt.parts for receipt in done):
+            rows = documents.table("documents").rows
             raise DatasetError(
-                f"{self.name}: the selection takes none of {built.counts.rows_in:,} documents for training; raise "
+                f"{self.name}: the selection takes none of {rows:,} documents for training; raise "
                 "select.omega or select.eps, or look at the drop reasons of the steps before"
             )
+        done += self._others(context, work, done)
+        # a smaller rebuild leaves shards of the older one; `commit` clears what the manifest does not name
+        built = context.collect(done, *SPLITS, "dropped")
+        built.stats.pop("others", None)
         samples = merge_summaries(context.folder, done, BottomK)
         if samples is not None:
             sink = io.BytesIO()
@@ -218,20 +262,46 @@ class Published(Step):
             built.artifacts["samples.parquet"] = context.write_artifact(
                 "samples.parquet", sink.getvalue(), path="samples.parquet"
             )
+        built.stats["built_from"] = steps_before([documents, selection])
         return built
 
+    def _others(self, context: Context, work: WriteShard, done: Sequence[Receipt]) -> list[Receipt]:
+        """Shards of validation and test, from the parts that the shards of train set apart."""
+        out = []
+        for name in work.others:
+            table = f"others.{name}"
+            found = [(r.parts[table], r.stats["others"][name]) for r in done if table in r.parts]
+            if found:
+                files = tuple(part.file for part, _ in found)
+                own = replace(
+                    work,
+                    documents=context.folder,
+                    document_files=files,
+                    columns=tuple(found[0][0].columns),
+                    selection_files=(),
+                    selection_columns=(),
+                    others=(),
+                )
+                counts = {str(number): {name: count} for number, (_, count) in enumerate(found)}
+                shards = plan_shards(counts, self.shard_bytes, hash_json([file.path for file in files]), (name,))
+                out += context.run(name, own, splits_of(shards))
+        return out
+
     def finish(self, folder: Folder, manifest: Manifest) -> None:
-        folder.write_bytes("README.md", card(self.title, manifest).encode())
+        folder.write_bytes("README.md", card(title_of(manifest), manifest).encode())
+        folder.write_bytes(CROISSANT, to_json(croissant(manifest)))
 
 
-def plan_shards(parts: dict[str, dict[str, dict[str, int]]], shard_bytes: int, layout: str) -> list[Shard]:
+def plan_shards(
+    parts: dict[str, dict[str, dict[str, int]]], shard_bytes: int, layout: str, splits: Sequence[str] = SPLITS
+) -> list[Shard]:
     """Cut each split into shards of nearly equal row counts.
 
     Args:
-        parts: part -> split -> ``selected``, ``rows`` and ``bytes`` (of text, selected rows only).
+        parts: part -> split -> ``selected`` and ``bytes`` (of text, selected rows only).
     """
     shards = []
-    for name in SPLITS:
+    for name in splits:
         order = sorted((int(part), of[name]) for part, of in parts.items() if name in of)
         rows = sum(count["selected"] for _, count in order)
         size = sum(count["bytes"] for _, count in order)
@@ -251,65 +321,3 @@ def plan_shards(parts: dict[str, dict[str, dict[str, int]]], shard_bytes: int, l
                 before = after
             shards.append(Shard(name, index, of, first, last, tuple(overlapping), group_rows, layout))
     return shards
-
-
-SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
-
-
-def card(title: str, manifest: Manifest) -> str:
-    """The dataset card: every number in it is read from the manifest."""
-    present = [name for name in SPLITS if name in manifest.tables]
-    rows = {name: manifest.tables[name].rows for name in present}
-    size = next((label for label, bound in SIZES if sum(rows.values()) < bound), "n>10M")
-    front = {
-        "pretty_name": title,
-        "task_categories": ["text-generation"],
-        "size_categories": [size],
-        "tags": ["penstock"],
-        "configs": [
-            {
-                "config_name": "default",
-                "default": True,
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in present],
-            }
-        ],
-        "dataset_info": {
-            "splits": [{"name": n, "num_examples": rows[n], "num_bytes": text_bytes(manifest, n)} for n in present]
-        },
-    }
-    lines = [
-        f"# {_plain(title)}",
-        "",
-        "Built by penstock; `manifest.json` names every file with its sha256.",
-        "",
-        "| split | rows | files | tokens |",
-        "|---|---:|---:|---:|",
-    ]
-    tokens = manifest.stats.get("tokens", {})
-    for name in present:
-        count = sum(tokens.get(name, {}).values())
-        lines.append(f"| {name} | {rows[name]:,} | {len(manifest.tables[name].files)} | {count:,} |")
-    lines += ["", "| domain | rows (train) | tokens (train) |", "|---|---:|---:|"]
-    domains = manifest.stats.get("domains", {}).get("train", {})
-    for domain in sorted(domains):
-        count = tokens.get("train", {}).get(domain, 0)
-        lines.append(f"| {_plain(domain)} | {domains[domain]['rows']:,} | {count:,} |")
-    lines += [
-        "",
-        "`copies` says how often the selection takes a row: train on it that often. `score.*` is what it looked at.",
-        "",
-        f"digest `{manifest.digest}` · key `{manifest.key}`",
-        "",
-    ]
-    return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---\n" + "\n".join(lines)
-
-
-def text_bytes(manifest: Manifest, split: str) -> int:
-    """UTF-8 bytes of text in a published split."""
-    return sum(domain["bytes"] for domain in manifest.stats["domains"].get(split, {}).values())
-
-
-def _plain(text: str) -> str:
-    """Text that cannot start Markdown or HTML of its own."""
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return "".join(f"&#{ord(c)};" if c in "\\`*_[]<>|#&!" else c for c in shown)

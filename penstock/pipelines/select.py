@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +98,20 @@ def by_domain(batch: pa.RecordBatch) -> dict[str, dict[str, dict[str, int]]]:
     return out
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneCopy:
+    """Annotator: ``copies`` is 1 for every row."""
+
+    name: ClassVar[str] = "one_copy"
+    revision: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ()
+    adds: ClassVar[tuple[str, ...]] = ("copies",)
+
+    def annotate(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        """``copies`` (int32)."""
+        return {"copies": pa.repeat(pa.scalar(1, pa.int32()), batch.num_rows)}
+
+
 class Selection(Step):
     """How many copies of each document a round trains on."""
 
@@ -107,16 +121,18 @@ class Selection(Step):
         self,
         name: str,
         scored: str,
-        parameters: QuaDMixParameters,
+        parameters: QuaDMixParameters | None,
         seed: int,
         signals: str | None = None,
         budget: float | None = None,
     ) -> None:
-        """``signals`` names the training step whose signals are a criterion."""
+        """``signals`` names the training step whose signals are a criterion; without parameters all is taken once."""
         self.name, self.parents = name, (scored,) if signals is None else (scored, signals)
         self.parameters, self.seed, self.signals, self.budget = parameters, seed, signals, budget
 
     def config(self) -> dict[str, Any]:
+        if self.parameters is None:
+            return {"parameters": None, "works": {OneCopy.name: OneCopy.revision}}
         works = (CriterionHistograms, MergedScore, MergedHistograms, QuaDMixSample, SignalScore)
         return {
             "parameters": config_of(self.parameters),
@@ -128,6 +144,9 @@ class Selection(Step):
     def build(self, context: Context) -> Built:
         scored = context.parents[self.parents[0]]
         table = scored.table("documents")
+        if self.parameters is None:
+            everything = Sample(scored.folder, COLUMNS, (OneCopy(),), (*KEPT, *OneCopy.adds))
+            return context.collect(context.run("sample", everything, part_splits(table)), "selection")
         home = context.folder.join(context.prefix)
         before: tuple[Any, ...] = ()
         made: list[str] = []

@@ -7,6 +7,8 @@ Documents stand in hash order within their domain and are packed inside it, so a
 tokens. A domain is cut into hash ranges by its token count, so that a giant one neither stalls nor
 swells a worker, and the ranges depend on the selection alone: not on splits or workers.
 
+Documents of which only a part is learned bring it along (``learn_tokens``), and it becomes ``loss_mask``.
+
 Price: token ids are written and read once more; memory is one part's ids, then one range's (32 MB of uint16).
 """
 
@@ -41,9 +43,10 @@ class Shuffle:
     selection_files: tuple[FileEntry, ...]
     ranges: dict[str, dict[str, int]]  # split -> domain -> hash ranges
     seed: int
+    carried: tuple[str, ...] = ("doc_id", "token_ids")
 
     def __call__(self, split: Split, out: PartWriter) -> None:
-        columns = ("doc_id", "id_hash", "domain", "split", "token_ids")
+        columns = tuple(dict.fromkeys(("doc_id", "id_hash", "domain", "split", *self.carried)))
         documents = pa.Table.from_batches(read_part(self.documents, split.payload.file, columns)).combine_chunks()
         selected = read_part(self.selection, self.selection_files[split.payload.part], ("copies",))
         copies = pa.Table.from_batches(selected)["copies"].to_numpy()
@@ -74,7 +77,7 @@ class Shuffle:
         out.count(rows_in=len(rows), made=len(order) - len(rows), kept=len(order))
         for bucket in np.unique(of_row).tolist():
             chosen = np.flatnonzero(of_row == bucket)
-            table = here.select(["doc_id", "token_ids"]).take(pa.array(order[chosen]))
+            table = here.select(list(self.carried)).take(pa.array(order[chosen]))
             table = table.append_column("key", pa.array(keys[chosen])).combine_chunks()
             for batch in table.to_batches():
                 out.bucket("tokens", f"{name}/{number[name][domain]}/{bucket}", batch)
@@ -108,6 +111,7 @@ class Pack:
             tail=self.tail,
             min_segment=self.min_segment,
             pad_id=self.pad_id,
+            learn=table["learn_tokens"].chunk(0) if "learn_tokens" in table.schema.names else None,
         )
         domain = self.domains[name][int(index)]
         batch = to_batch(packed, domain)
@@ -120,6 +124,7 @@ class Pack:
                             "packed": packed.tokens_packed,
                             "cut": packed.tokens_cut,
                             "padding": packed.padding,
+                            "learned": packed.tokens_learned,
                             "sequences": batch.num_rows,
                         }
                     }
@@ -138,7 +143,7 @@ class Pack:
 class PackedSequences(Step):
     """Selected documents as fixed-length training sequences, by split and domain."""
 
-    revision = 1
+    revision = 2
 
     def __init__(
         self,
@@ -179,7 +184,10 @@ class PackedSequences(Step):
             if name in chosen
         }
         selection_files = aligned_parts(self.name, scored, selection)
-        work = Shuffle(scored.folder, selection.folder, selection_files, ranges, self.seed)
+        carried: tuple[str, ...] = ("doc_id", "token_ids")
+        if "learn_tokens" in scored.table("documents").columns:
+            carried += ("learn_tokens",)
+        work = Shuffle(scored.folder, selection.folder, selection_files, ranges, self.seed, carried)
         shuffled = context.run("shuffle", work, part_splits(scored.table("documents"), selection.digest))
         tokens = Slices.of(context.folder, shuffled, "tokens")
         buckets = [

@@ -19,28 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from penstock import __version__
+from penstock.card import SPLITS
 from penstock.dataset import Dataset, Manifest, hash_json, read_manifest
 from penstock.errors import DatasetError
 from penstock.pipelines.plan import plan, sources_of
-from penstock.pipelines.publish import SCORE_BINS, SPLITS
+from penstock.pipelines.publish import SCORE_BINS
 from penstock.recipe import Recipe
 from penstock.report import record as rec
 from penstock.report.changes import change_between
+from penstock.report.samples import CLEANING, dropped_samples, kept_samples
 from penstock.run import read_timings
-from penstock.seeding import hash_ids
 from penstock.step import Step, StepResult, library_versions
 from penstock.storage import Folder
 
 LIBRARIES = ("python", "apache-beam", "pyarrow", "tokenizers", "torch", "transformers", "scikit-learn", "prefect")
-DROPPED_PER_REASON = 3
-DROPPED_ROWS_READ = 20_000
-SAMPLE_CHARACTERS = 1200
 FILES_NAMED = 5
+MAP_POINTS = 1500  # drawn; each takes some 100 bytes of the page
 
 
 def write_report(recipe: Recipe, root: Folder, results: Sequence[StepResult] = (), seconds: float | None = None) -> str:
@@ -132,9 +128,12 @@ def build_record(
         steps=tuple(_step(step, manifests[step.name], step.name in built, timings) for step in steps),
         stages=tuple(_stages(manifests, rounds)),
         domains=tuple(_domains(manifests, rounds)),
+        groups=_groups_found(manifests),
+        map=_map(root, manifests),
         distributions=tuple(_distributions(manifests, rounds)),
-        kept=_kept(root, rounds),
-        dropped=_dropped(root, manifests, rounds),
+        kept=kept_samples(root, rounds),
+        dropped=dropped_samples(root, manifests, rounds),
+        contamination=_contamination(manifests),
         tokenizer=_tokenizer(root, manifests),
         training=training,
         changes=tuple(change_between(root, a, b, training) for a, b in pairwise(rounds)),
@@ -267,7 +266,7 @@ def _stages(manifests: dict[str, Manifest], rounds: list[int]) -> list[rec.Stage
     for work in documents.key_parts["settings"]["works"]:
         if dropped.get(work["name"]):
             rows = add(work["name"], "documents", rows, dropped[work["name"]])
-    later = [step for step in ("deduplicated", *(f"dataset-{n}" for n in rounds[-1:])) if step in manifests]
+    later = [step for step in (*CLEANING, *(f"dataset-{n}" for n in rounds[-1:])) if step in manifests]
     for step in later:
         rows = manifests[step].counts.rows_in  # what the stages above kept; the report warns when it is not
         for name, reasons in manifests[step].counts.dropped.items():
@@ -303,6 +302,37 @@ def _point(name: str, counted: dict[str, Any], tokens: dict[str, int] | None = N
             d: rec.Amount(rows=c["rows"], bytes=c["bytes"], tokens=None if tokens is None else tokens.get(d))
             for d, c in counted.items()
         },
+    )
+
+
+def _groups_found(manifests: dict[str, Manifest]) -> tuple[rec.GroupRecord, ...]:
+    """Groups by rows, largest first."""
+    if "grouped" not in manifests:
+        return ()
+    stats = manifests["grouped"].stats
+    found = [
+        rec.GroupRecord(
+            name=name,
+            rows=of["rows"],
+            bytes=of["bytes"],
+            similarity=of["similarity"] / 1e4 / max(of["rows"], 1),
+            terms=tuple(stats["terms"].get(name, ())),
+        )
+        for name, of in stats.get("groups", {}).items()
+    ]
+    return tuple(sorted(found, key=lambda group: (-group.rows, group.name)))
+
+
+def _map(root: Folder, manifests: dict[str, Manifest]) -> rec.MapRecord | None:
+    if "groups" not in manifests or "map" not in manifests["groups"].tables:
+        return None
+    points = Dataset(root / "groups").read("map").slice(0, MAP_POINTS)
+    return rec.MapRecord(
+        method=manifests["groups"].key_parts["settings"]["map"]["method"],
+        x=tuple(round(float(x), 4) for x in points["x"].to_pylist()),
+        y=tuple(round(float(y), 4) for y in points["y"].to_pylist()),
+        groups=tuple(points["group"].to_pylist()),
+        domains=tuple(points["domain"].to_pylist()),
     )
 
 
@@ -350,54 +380,18 @@ def _groups(sides: dict[str, dict[str, dict[str, int]]], bins: list[str]) -> tup
     )
 
 
-def _kept(root: Folder, rounds: list[int]) -> tuple[rec.KeptSample, ...]:
-    if not rounds:
+def _contamination(manifests: dict[str, Manifest]) -> tuple[rec.ContaminationRecord, ...]:
+    if "decontaminated" not in manifests:
         return ()
-    dataset = Dataset(root / f"dataset-{rounds[-1]}")
-    if "samples.parquet" not in dataset.manifest.artifacts:
-        return ()
-    with dataset.folder.open_read(dataset.manifest.artifacts["samples.parquet"].path) as file:
-        rows = pq.read_table(file).to_pylist()
+    found = manifests["decontaminated"].stats["contamination"]
     return tuple(
-        rec.KeptSample(
-            doc_id=r["doc_id"],
-            domain=r["domain"],
-            source=r["source"],
-            text=r["text"][:SAMPLE_CHARACTERS],
-            copies=r["copies"],
-            scores={n.removeprefix("score."): v for n, v in r.items() if n.startswith("score.") and v is not None},
+        rec.ContaminationRecord(
+            benchmark=name,
+            **{k: v for k, v in of.items() if k != "samples"},
+            samples=tuple(rec.ContaminatedSample(**sample) for sample in of["samples"]),
         )
-        for r in rows
+        for name, of in sorted(found.items())
     )
-
-
-def _dropped(root: Folder, manifests: dict[str, Manifest], rounds: list[int]) -> tuple[rec.DroppedSample, ...]:
-    """A few rows of every reason, by hash of their id, among the first rows of each ``dropped`` table."""
-    out = []
-    for name in ("documents", "deduplicated", *([f"dataset-{rounds[-1]}"] if rounds else [])):
-        if name not in manifests or "dropped" not in manifests[name].tables:
-            continue
-        seen: list[pa.RecordBatch] = []
-        for batch in Dataset(root / name).batches("dropped"):
-            seen.append(batch)
-            if sum(b.num_rows for b in seen) >= DROPPED_ROWS_READ:
-                break
-        table = pa.Table.from_batches(seen)
-        table = table.append_column("hash", pa.array(hash_ids(table["doc_id"].to_pylist()))).sort_by("hash")
-        for reason in sorted(pc.unique(table["reason"]).to_pylist()):
-            rows = table.filter(pc.equal(table["reason"], reason)).slice(0, DROPPED_PER_REASON).to_pylist()
-            out += [
-                rec.DroppedSample(
-                    doc_id=r["doc_id"],
-                    domain=r["domain"],
-                    step=r["step"],
-                    reason=r["reason"],
-                    detail=r["detail"],
-                    text=None if r["text"] is None else r["text"][:SAMPLE_CHARACTERS],
-                )
-                for r in rows
-            ]
-    return tuple(out)
 
 
 def _tokenizer(root: Folder, manifests: dict[str, Manifest]) -> rec.TokenizerRecord | None:

@@ -17,12 +17,21 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
 
-from penstock.report.record import Curve, Distribution, DomainPoint, RoundChange, Stage, TokenizerRecord, TrainingRecord
+from penstock.report.record import (
+    Curve,
+    Distribution,
+    DomainPoint,
+    MapRecord,
+    RoundChange,
+    Stage,
+    TokenizerRecord,
+    TrainingRecord,
+)
 from penstock.report.text import count, labels, one_line, percent
 
 MAX_DOMAINS = 12
@@ -202,6 +211,35 @@ def domain_shares(points: Sequence[DomainPoint]) -> str:
         )
     )
     return convert(chart, values, f"Share of {measure} of {len(drawn)} domains at {len(points)} points of the run")
+
+
+def document_map(shown: MapRecord, by: Literal["group", "domain"]) -> str:
+    """Documents as dots where their embeddings put them; the largest groups (or domains) coloured and named there."""
+    of_point = shown.groups if by == "group" else shown.domains
+    sizes: dict[str, float] = {}
+    for name in of_point:
+        sizes[name] = sizes.get(name, 0) + 1
+    drawn = labels(largest(sizes), 28)
+    colour = {name: SERIES[i % len(SERIES)] for i, name in enumerate(drawn)}
+    values: Data = [
+        {"x": x, "y": y, "colour": colour.get(name, MUTED), "note": ""}
+        for x, y, name in zip(shown.x, shown.y, of_point, strict=True)
+    ]
+    for name, label in drawn.items():
+        mine = [i for i, other in enumerate(of_point) if other == name]
+        x, y = (float(np.median([side[i] for i in mine])) for side in (shown.x, shown.y))
+        values.append({"x": x, "y": y, "colour": "", "note": label})
+    scale = alt.Scale(domain=[-1.04, 1.04], nice=False)
+    base = alt.Chart(_ROWS, width=WIDTH - 20, height=WIDTH * 0.62).encode(
+        x=alt.X("x:Q", axis=None, scale=scale), y=alt.Y("y:Q", axis=None, scale=scale)
+    )
+    dots = (
+        base.transform_filter("datum.colour != ''")
+        .mark_square(size=9, opacity=0.75)
+        .encode(color=alt.Color("colour:N", scale=None))
+    )
+    notes = base.transform_filter("datum.note != ''").mark_text(fontWeight="bold").encode(text="note:N")
+    return convert(dots + notes, values, f"Map of {len(shown.x)} documents by {by}, {len(drawn)} of {len(sizes)} named")
 
 
 def distribution(shown: Distribution) -> str:

@@ -353,6 +353,70 @@ class RoundChange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupRecord:
+    """A group that k-means found over embeddings, from the statistics of the step ``grouped``.
+
+    ``similarity`` is the mean cosine of its documents to its centroid. ``terms`` set it apart, most telling first; none
+    for documents without a vector.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    similarity: float
+    terms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapRecord:
+    """Some documents as points in the plane, by their embeddings; the table ``map`` of the step ``groups``.
+
+    One entry a point in each field: coordinates in [-1, 1], the name of its group, its domain before grouping.
+    """
+
+    method: str  # "pca" or "tsne"
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    groups: tuple[str, ...]
+    domains: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        sizes = [len(self.x), len(self.y), len(self.groups), len(self.domains)]
+        if len(set(sizes)) != 1:
+            raise ConfigError(f"map: got {sizes} coordinates, groups and domains, allowed equally many")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContaminatedSample:
+    """A benchmark item found in a document. ``text`` is the match, masked; None where the recipe keeps no text."""
+
+    item: str
+    doc_id: str
+    field: str  # question, answer or question+answer
+    kind: str  # ngram, whole or near
+    coverage: float  # share of the field's n-grams; the similarity of a near-duplicate
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContaminationRecord:
+    """What was found of one benchmark, from the statistics of the step ``decontaminated``.
+
+    ``items`` are all of it, ``checkable`` those long enough to look for, ``found`` those in a document. ``coverage`` is
+    the mean over found items of the best match of each. ``documents`` had a match, ``dropped`` went for it.
+    """
+
+    benchmark: str
+    items: int
+    checkable: int
+    found: int
+    coverage: float
+    documents: int
+    dropped: int
+    samples: tuple[ContaminatedSample, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """Everything the report of one run shows.
 
@@ -374,9 +438,12 @@ class RunRecord:
     steps: tuple[StepRecord, ...] = ()
     stages: tuple[Stage, ...] = ()
     domains: tuple[DomainPoint, ...] = ()
+    groups: tuple[GroupRecord, ...] = ()
+    map: MapRecord | None = None
     distributions: tuple[Distribution, ...] = ()
     kept: tuple[KeptSample, ...] = ()
     dropped: tuple[DroppedSample, ...] = ()
+    contamination: tuple[ContaminationRecord, ...] = ()
     tokenizer: TokenizerRecord | None = None
     training: tuple[TrainingRecord, ...] = ()  # one a round, in order
     changes: tuple[RoundChange, ...] = ()  # round 1 to 2, 2 to 3, …

@@ -218,6 +218,10 @@ def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "waterfall", charts.waterfall(record.stages)
     if any(point.domains for point in record.domains):
         yield "domains", charts.domain_shares(record.domains)
+    if record.map is not None and record.map.x:
+        yield "map-group", charts.document_map(record.map, "group")
+        if len(set(record.map.domains)) > 1:
+            yield "map-domain", charts.document_map(record.map, "domain")
     for i, shown in enumerate(record.distributions):
         if any(sum(g.selected) + sum(g.not_selected) for g in shown.groups):
             yield f"distribution-{i}", charts.distribution(shown)

@@ -1,8 +1,8 @@
-"""Drop documents whose text is byte for byte that of another one.
+"""Find documents whose text is byte for byte that of another one.
 
-Rows of equal ``content_hash`` (blake2b-128 of the text) form a group. **The survivor is the row whose
-``doc_id`` is smallest in byte order**, which depends on the corpus alone: not on splits, workers or
-arrival. At 128 bits, two different texts among 10^12 share a hash with probability below 10^-14.
+Rows of equal ``content_hash`` (blake2b-128 of the text) form a group, and one of them stays, by the rule of
+``survivor``: by default **the row whose ``doc_id`` is smallest in byte order**, which depends on the corpus alone: not
+on splits, workers or arrival. At 128 bits, two different texts among 10^12 share a hash with probability below 10^-14.
 
 Price: 40 bytes and the id cross the shuffle per row, never text. ``judge`` sorts the 64-bit keys of a
 range (n log n) and compares ids only inside groups that really have more than one row.
@@ -19,6 +19,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock import schema
+from penstock.selectors.survivor import (
+    FIRST,
+    LONGEST,
+    best_first,
+    check_rule,
+    preference,
+    score_columns,
+    sizes_of,
+    survivor_of,
+)
 
 REASON = "exact_duplicate"
 
@@ -35,35 +45,50 @@ def hash_words(content_hash: pa.Array) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExactDuplicates:
-    """Grouped: keeps one row of every set of equal texts."""
+    """Grouped: judges every set of equal texts. Raises ConfigError for a rule of survival that is not known."""
+
+    survivor: str = FIRST
+    """Which row stays; equal texts are equally long, so ``longest`` is as ``first``."""
 
     name: ClassVar[str] = "exact_duplicates"
-    revision: ClassVar[int] = 1
-    reads: ClassVar[tuple[str, ...]] = ("content_hash", "doc_id")
+    revision: ClassVar[int] = 2
     adds: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        check_rule(self.survivor)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("content_hash", "doc_id", *score_columns(self.survivor))
+
     def keyed(self, batch: pa.RecordBatch) -> pa.Table:
-        """One row per document: ``key`` and ``key2`` (the halves of the hash, uint64) and ``doc_id``."""
+        """One row per document: ``key`` and ``key2`` (the halves of the hash, uint64), ``doc_id`` and ``prefer``."""
         words = hash_words(batch["content_hash"])
         return pa.table(
             {
                 "key": np.ascontiguousarray(words[:, 0]),
                 "key2": np.ascontiguousarray(words[:, 1]),
                 "doc_id": batch["doc_id"],
+                "prefer": preference(FIRST if self.survivor == LONGEST else self.survivor, batch),
             }
         )
 
     def judge(self, group: pa.Table) -> pa.Table:
-        """The rows to drop among all rows of a range of ``key``, in order of (key, key2, doc_id).
+        """Every row that has an equal among all rows of a range of ``key``, in order of (key, key2), survivors first.
 
         Args:
-            group: ``key``, ``key2``, ``doc_id`` and any further columns, which are passed through. Every
-                row of a key must be here; the order of rows does not matter.
+            group: ``key``, ``key2``, ``doc_id``, ``prefer`` and any further columns, which are passed through; by
+                option ``old`` (bool), true for a row of an earlier dataset. Every row of a key must be here; the
+                order of rows does not matter.
 
         Returns:
-            The further columns, then ``doc_id``, ``reason`` and ``survivor`` (the ``doc_id`` that stays).
+            The further columns and ``old``, then ``doc_id``, ``reason`` (null for the survivor and for old rows),
+            ``survivor`` (the ``doc_id`` that stays), ``leads`` (true for the survivor itself) and ``copies`` (rows of
+            equal text, the survivor among them).
         """
-        schema.require(group.column_names, ("key", "key2", "doc_id"), where=f"step {self.name}")
+        schema.require(group.column_names, ("key", "key2", "doc_id", "prefer"), where=f"step {self.name}")
+        if "old" not in group.column_names:
+            group = group.append_column("old", pa.repeat(pa.scalar(False), group.num_rows))
         key = group["key"].to_numpy()
         order = np.argsort(key)
         same = key[order[1:]] == key[order[:-1]]
@@ -71,23 +96,16 @@ class ExactDuplicates:
         crowded[order[1:][same]] = True
         crowded[order[:-1][same]] = True
 
-        rows = group.take(pa.array(np.flatnonzero(crowded)))
-        rows = rows.take(pc.sort_indices(rows, [("key", "ascending"), ("key2", "ascending"), ("doc_id", "ascending")]))
-        first = _starts(rows["key"].to_numpy(), rows["key2"].to_numpy())
-        survivor = np.maximum.accumulate(np.where(first, np.arange(rows.num_rows), 0))
-        gone = pa.array(np.flatnonzero(~first))
-        dropped = rows.take(gone)
-        columns: dict[str, Any] = {
-            name: dropped[name] for name in group.column_names if name not in ("key", "key2", "doc_id")
-        }
-        columns["doc_id"] = dropped["doc_id"]
-        columns["reason"] = pa.repeat(pa.scalar(REASON), dropped.num_rows)
-        columns["survivor"] = rows["doc_id"].take(pa.array(survivor[~first]))
+        rows, first = best_first(group.take(pa.array(np.flatnonzero(crowded))), ("key", "key2"))
+        copies, stays = sizes_of(first), survivor_of(first)
+        met = pa.array(np.flatnonzero(copies > 1))  # half of a hash in common is no company
+        out = rows.take(met)
+        lost = pc.and_(pa.array(~first).take(met), pc.invert(out["old"]))
+        mine = ("key", "key2", "doc_id", "prefer")
+        columns: dict[str, Any] = {name: out[name] for name in group.column_names if name not in mine}
+        columns["doc_id"] = out["doc_id"]
+        columns["reason"] = pc.if_else(lost, pa.scalar(REASON), pa.scalar(None, pa.string()))
+        columns["survivor"] = rows["doc_id"].take(pa.array(stays)).take(met)
+        columns["leads"] = pa.array(first).take(met)
+        columns["copies"] = pa.array(copies).take(met)
         return pa.table(columns)
-
-
-def _starts(key: NDArray[np.uint64], key2: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """True where a sorted row opens a new group."""
-    first = np.ones(len(key), dtype=bool)
-    first[1:] = (key[1:] != key[:-1]) | (key2[1:] != key2[:-1])
-    return first

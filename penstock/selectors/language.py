@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,7 +73,7 @@ class LanguageFilter:
     """Keep rows in one of ``languages`` that ``LanguageId`` is sure of.
 
     Another language, or none known, is ``language_not_allowed``; an allowed one with a confidence below
-    ``min_confidence`` is ``language_unsure``.
+    ``min_confidence`` is ``language_unsure``. ``thresholds`` gives single languages a confidence of their own.
     """
 
     name: ClassVar[str] = "language"
@@ -82,6 +83,7 @@ class LanguageFilter:
 
     languages: tuple[str, ...]
     min_confidence: float = 0.65
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         codes = self.languages
@@ -92,12 +94,21 @@ class LanguageFilter:
             )
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence: got {self.min_confidence}, allowed 0 to 1; 0 takes the label on trust")
+        for code, least in self.thresholds.items():
+            if code not in codes:
+                raise ConfigError(
+                    f"thresholds: got {code!r}, allowed {', '.join(codes)}, which are kept; add it to languages"
+                )
+            if not 0 <= least <= 1:
+                raise ConfigError(f"thresholds.{code}: got {least}, allowed 0 to 1; 0 takes the label on trust")
 
     def decide(self, batch: pa.RecordBatch) -> pa.StringArray:
         """The reason or null for each row; a null language is not allowed, a null confidence is unsure."""
         allowed = pc.is_in(batch["language"], value_set=pa.array(self.languages, pa.string()))
-        # the stored score is a float32, so the bound is rounded to one as well
-        sure = pc.fill_null(pc.greater_equal(batch["score.language"], np.float32(self.min_confidence)), False)
+        # the stored score is a float32, so the bounds are rounded to one as well
+        bounds = pa.array([self.thresholds.get(code, self.min_confidence) for code in self.languages], pa.float32())
+        least = bounds.take(pc.index_in(batch["language"], pa.array(self.languages, pa.string())))
+        sure = pc.fill_null(pc.greater_equal(batch["score.language"], least), False)
         reason = pc.if_else(sure, pa.scalar(None, pa.string()), pa.scalar("language_unsure"))
         return pc.if_else(allowed, reason, pa.scalar("language_not_allowed"))
 

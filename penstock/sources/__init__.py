@@ -10,6 +10,7 @@ __all__, __getattr__, __dir__ = exports(
         "EnvironmentSource": "penstock.sources.environment",
         "FileEntry": "penstock.sources.files",
         "FileSource": "penstock.sources.files",
+        "HubEntry": "penstock.sources.hub",
         "ProceduralSource": "penstock.sources.procedural",
     },
 )

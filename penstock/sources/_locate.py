@@ -35,6 +35,10 @@ FORMATS = {
     ".text": "text",
     ".md": "markdown",
     ".markdown": "markdown",
+    ".warc": "warc",
+    ".wet": "wet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 
 
@@ -99,14 +103,14 @@ def _local(url: str, any_format: bool) -> tuple[list[InputFile], bool]:
     path = local_path(url)
     if os.path.isdir(path):
         names = [name for name in _walk(path) if _known(name, any_format)]
-        return [file for name in names for file in _local_file(path, name)], False
+        return [file for name in names for file in local_file(path, name)], False
     # a file whose name holds a wildcard character is that file
     if glob.has_magic(path) and not os.path.exists(path):
         root = _static_root(path)
         found = glob.glob(path, recursive=True)
         names = sorted({os.path.relpath(name, root or "/") for name in found if os.path.isfile(name)})
-        return [file for name in names for file in _local_file(root or "/", name)], False
-    return list(_local_file(os.path.dirname(path), os.path.basename(path))), True
+        return [file for name in names for file in local_file(root or "/", name)], False
+    return list(local_file(os.path.dirname(path), os.path.basename(path))), True
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -116,7 +120,8 @@ def _walk(root: str) -> Iterator[str]:
             yield os.path.relpath(os.path.join(folder, name), root)
 
 
-def _local_file(root: str, name: str) -> Iterator[InputFile]:
+def local_file(root: str, name: str) -> Iterator[InputFile]:
+    """The file ``name`` below ``root``; nothing where it is no regular file."""
     path = os.path.join(root, name)
     info = os.stat(path)
     if stat.S_ISREG(info.st_mode):

@@ -9,11 +9,13 @@ Memory: one column chunk as stored, and a decoded batch of about 8 MB.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from penstock.sources._origin import origin_of
 from penstock.sources._records import (
     CORRUPT,
     MISSING_COLUMN,
@@ -30,9 +32,13 @@ from penstock.sources._streams import (
     local_path,
     open_binary,
 )
+from penstock.sources.base import Origin
+
+if TYPE_CHECKING:
+    from penstock.sources._chat import Rendering
 
 _BATCH_BYTES = 8 << 20
-_BATCH_ROWS = 8192
+BATCH_ROWS = 8192
 
 
 class RowGroups(NamedTuple):
@@ -49,7 +55,7 @@ def _open(url: str) -> Any:
     return pq.ParquetFile(source, pre_buffer=False)
 
 
-def _damage(error: Exception) -> CorruptFileError:
+def damage(error: Exception) -> CorruptFileError:
     """Arrow's complaint about the file's content; an error of the system or the network is raised again."""
     if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
         raise error
@@ -61,12 +67,12 @@ def row_groups(url: str, columns: Columns) -> RowGroups:
 
     Raises:
         CorruptFileError: there is no readable footer.
-        LookupError: the text or domain column is missing; the message names the columns found.
+        LookupError: the text or a required column is missing; the message names the columns found.
     """
     try:
         file = _open(url)
     except (pa.ArrowException, OSError) as error:
-        raise _damage(error) from error
+        raise damage(error) from error
     with file:
         missing = missing_columns(columns, file.schema_arrow.names)
         if missing:
@@ -91,7 +97,7 @@ def parquet_records(url: str, columns: Columns, *, start: int, stop: int, first:
     try:
         file = _open(url)
     except (pa.ArrowException, OSError) as error:
-        yield Record(first, None, None, CORRUPT, str(_damage(error)))
+        yield Record(first, None, None, CORRUPT, str(damage(error)))
         return
     with file:
         missing = missing_columns(columns, file.schema_arrow.names)
@@ -104,10 +110,10 @@ def parquet_records(url: str, columns: Columns, *, start: int, stop: int, first:
             row = first
             try:
                 for batch in _batches(file, index, columns):
-                    yield from _batch_records(batch, columns, row, limit)
+                    yield from batch_records(batch, columns, row, limit)
                     row += batch.num_rows
             except (pa.ArrowException, OSError) as error:
-                detail = f"{_damage(error)}; {first + group.num_rows - row} rows of row group {index} lost"
+                detail = f"{damage(error)}; {first + group.num_rows - row} rows of row group {index} lost"
                 yield Record(row, None, None, CORRUPT, detail)
             first += group.num_rows
 
@@ -115,16 +121,20 @@ def parquet_records(url: str, columns: Columns, *, start: int, stop: int, first:
 def _batches(file: Any, index: int, columns: Columns) -> Iterator[pa.RecordBatch]:
     group = file.metadata.row_group(index)
     mean = _text_bytes(group, columns.text) / max(1, group.num_rows)
-    size = max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1.0, mean))))
-    wanted = [columns.text] if columns.domain in (None, columns.text) else [columns.text, columns.domain]
-    yield from file.iter_batches(batch_size=size, row_groups=[index], columns=wanted, use_threads=False)
+    size = max(1, min(BATCH_ROWS, int(_BATCH_BYTES / max(1.0, mean))))
+    yield from file.iter_batches(batch_size=size, row_groups=[index], columns=columns.read, use_threads=False)
 
 
-def _batch_records(batch: pa.RecordBatch, columns: Columns, first: int, limit: int) -> Iterator[Record]:
+def batch_records(batch: pa.RecordBatch, columns: Columns, first: int, limit: int) -> Iterator[Record]:
+    """Records of the rows of a batch, of which ``first`` is the number of the first."""
+    if columns.chat is not None:
+        yield from _chat_records(batch, columns, columns.chat, first, limit)
+        return
     texts, is_text = _as_bytes(batch[columns.text])
     domains: list[str | None] = [None] * batch.num_rows
     if columns.domain is not None:
-        domains = [domain_text(value) for value in batch[columns.domain].to_pylist()]
+        domains = [domain_text(value) for value in _values(batch[columns.domain])]
+    origins = _origins(batch, columns)
     valid = is_text and _all_utf8(texts)
     for i, (value, domain) in enumerate(zip(texts.to_pylist(), domains, strict=True)):
         row = first + i
@@ -140,7 +150,46 @@ def _batch_records(batch: pa.RecordBatch, columns: Columns, first: int, limit: i
         elif is_blank(value):
             yield Record(row, None, domain, "empty_text")
         else:
-            yield Record(row, value, domain)
+            yield Record(row, value, domain, origin=None if origins is None else origins[i])
+
+
+def _chat_records(batch: pa.RecordBatch, columns: Columns, chat: Rendering, first: int, limit: int) -> Iterator[Record]:
+    domains = itertools.repeat(None) if columns.domain is None else map(domain_text, _values(batch[columns.domain]))
+    origins = _origins(batch, columns) or itertools.repeat(None)
+    rows = zip(*(_values(batch[name]) for name in chat.names), strict=True)
+    for row, (values, domain, origin) in enumerate(zip(rows, domains, origins, strict=False), first):
+        yield chat.record(row, dict(zip(chat.names, values, strict=True)), domain, origin, limit)
+
+
+def _origins(batch: pa.RecordBatch, columns: Columns) -> list[Origin | None] | None:
+    if not columns.origin:
+        return None
+    names = [name for name, _ in columns.origin]
+    values = zip(*(_values(batch[key]) for _, key in columns.origin), strict=True)
+    return [origin_of(dict(zip(names, row, strict=True))) for row in values]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python values; bytes where text may not be UTF-8, null where a value has no Python form."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if pa.types.is_timestamp(kind):
+        # nanoseconds have no Python form
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        column, _ = _as_bytes(column)
+    out: list[Any] = []
+    try:
+        out = column.to_pylist()
+    except (UnicodeDecodeError, OverflowError, ValueError):
+        # a list that holds text of no encoding, or a date beyond the year 9999
+        for value in column:
+            try:
+                out.append(value.as_py())
+            except (UnicodeDecodeError, OverflowError, ValueError):
+                out.append(None)
+    return out
 
 
 def _as_bytes(column: pa.Array) -> tuple[pa.Array, bool]:

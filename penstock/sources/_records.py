@@ -17,11 +17,16 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from penstock.sources._origin import origin_of
 from penstock.sources._streams import CorruptFileError, Line, lines
+from penstock.sources.base import Origin
+
+if TYPE_CHECKING:
+    from penstock.sources._chat import Rendering
 
 CORRUPT = "corrupt_file"
 MISSING_COLUMN = "missing_column"
@@ -31,15 +36,31 @@ _DIALECTS: dict[str, type[csv.Dialect]] = {"csv": csv.excel, "tsv": csv.excel_ta
 
 @dataclass(frozen=True)
 class Columns:
-    """Names in the file of the columns that become text and domain; the latter may be there or ``required``."""
+    """Names in the file of the columns that become text, domain and the texts of an Origin.
+
+    ``origin`` pairs names of ``_origin.NAMES`` with names in the file. What is not ``required`` may be missing. With
+    ``chat`` the text is rendered from columns of messages, and ``text`` is the first of these.
+    """
 
     text: str = "text"
     domain: str | None = None
-    required: bool = False
+    origin: tuple[tuple[str, str], ...] = ()
+    required: tuple[str, ...] = ()
+    chat: Rendering | None = None
 
     def found_in(self, names: Iterable[str]) -> Columns:
-        """The same without a domain column that is not there."""
-        return self if self.domain is None or self.domain in list(names) else replace(self, domain=None)
+        """The same without the columns that are not there."""
+        names = set(names)
+        domain = self.domain if self.domain in names else None
+        chat = self.chat and self.chat.found_in(names)
+        return replace(self, domain=domain, origin=tuple(pair for pair in self.origin if pair[1] in names), chat=chat)
+
+    @property
+    def read(self) -> list[str]:
+        """Every column to read, each once."""
+        domain = () if self.domain is None else (self.domain,)
+        chat = () if self.chat is None else self.chat.names
+        return list(dict.fromkeys((self.text, *domain, *(name for _, name in self.origin), *chat)))
 
 
 class Record(NamedTuple):
@@ -51,6 +72,7 @@ class Record(NamedTuple):
     reason: str | None = None
     detail: str | None = None
     raw: bytes | None = None
+    origin: Origin | None = None
 
 
 def is_blank(text: bytes) -> bool:
@@ -71,7 +93,7 @@ def domain_text(value: Any) -> str | None:
     return str(value) if isinstance(value, (int, float)) else None
 
 
-def text_record(row: int, value: Any, domain: str | None) -> Record:
+def text_record(row: int, value: Any, domain: str | None, origin: Origin | None = None) -> Record:
     """The record of a decoded text value of any type."""
     if value is None:
         return Record(row, None, domain, "missing_text")
@@ -89,7 +111,9 @@ def text_record(row: int, value: Any, domain: str | None) -> Record:
     except UnicodeEncodeError as error:
         raw = value.encode("utf-8", "surrogatepass")
         return Record(row, None, domain, "invalid_utf8", f"character {error.start}", raw)
-    return Record(row, raw, domain) if value and not value.isspace() else Record(row, None, domain, "empty_text")
+    if not value or value.isspace():
+        return Record(row, None, domain, "empty_text")
+    return Record(row, raw, domain, origin=origin)
 
 
 def too_large(row: int, size: int, limit: int) -> Record:
@@ -149,7 +173,11 @@ def jsonl_records(stream: Iterator[bytes], columns: Columns, *, first: int, limi
                 )
                 continue
             domain = domain_text(value.get(columns.domain)) if columns.domain else None
-            yield text_record(line.number, value.get(columns.text), domain)
+            origin = origin_of({name: value[key] for name, key in columns.origin if key in value})
+            if columns.chat is not None:
+                yield columns.chat.record(line.number, value, domain, origin, limit)
+            else:
+                yield text_record(line.number, value.get(columns.text), domain, origin)
     except CorruptFileError as error:
         yield Record(row, None, None, CORRUPT, str(error))
 
@@ -239,6 +267,7 @@ def csv_records(stream: Iterator[bytes], kind: str, columns: Columns, *, limit: 
                     return
                 text_at = header.index(columns.text)
                 domain_at = header.index(columns.domain) if columns.domain in header else None
+                origin_at = [(name, header.index(key)) for name, key in columns.origin if key in header]
                 continue
             if len(fields) != len(header):
                 raw = ",".join(fields).encode("utf-8", "surrogateescape")
@@ -251,21 +280,26 @@ def csv_records(stream: Iterator[bytes], kind: str, columns: Columns, *, limit: 
                     raw,
                 )
             else:
-                yield text_record(
-                    row,
-                    fields[text_at],
-                    domain_text(fields[domain_at]) if domain_at is not None else None,
-                )
+                domain = domain_text(fields[domain_at]) if domain_at is not None else None
+                origin = origin_of({name: _utf8(fields[at]) for name, at in origin_at})
+                if columns.chat is not None:
+                    yield columns.chat.record(row, dict(zip(header, fields, strict=True)), domain, origin, limit)
+                else:
+                    yield text_record(row, fields[text_at], domain, origin)
             row += 1
     except CorruptFileError as error:
         yield Record(row, None, None, CORRUPT, str(error))
 
 
+def _utf8(field: str) -> str:
+    """A field without the surrogates that stand for bytes that are no UTF-8."""
+    return field.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def missing_columns(columns: Columns, found: Iterable[str]) -> str | None:
-    """What to say where the text or domain column is not among those found; None where they are."""
+    """What to say where the text or a required column is not among those found; None where they are."""
     found = list(found)
-    needed = (columns.text, columns.domain if columns.required else None)
-    missing = [name for name in needed if name is not None and name not in found]
+    missing = [name for name in dict.fromkeys((columns.text, *columns.required)) if name not in found]
     if not missing:
         return None
     names = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in found[:50])

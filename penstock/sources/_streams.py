@@ -21,7 +21,14 @@ from penstock.errors import InputError, MissingExtraError
 BLOCK = 1 << 20
 _GZIP_PIECE = 16384
 _ZSTD_PIECE = 4096
-_EXTRA_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+# protocol -> package, extra
+_PACKAGES = {
+    "s3": ("s3fs", "cloud"),
+    "s3a": ("s3fs", "cloud"),
+    "gs": ("gcsfs", "cloud"),
+    "gcs": ("gcsfs", "cloud"),
+    "hf": ("huggingface_hub", "hub"),
+}
 
 
 class CorruptFileError(Exception):
@@ -58,7 +65,7 @@ def file_system(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         protocol = url.split("://", 1)[0]
-        raise MissingExtraError.of(_EXTRA_PACKAGES.get(protocol, protocol), "cloud") from error
+        raise MissingExtraError.of(*_PACKAGES.get(protocol, (protocol, "cloud"))) from error
     except ValueError as error:
         raise InputError(f"{url}: {error}; use a local path, s3://, gs:// or another fsspec URL") from error
     return fs, str(path)

@@ -74,6 +74,16 @@ class InputFile:
     stamp: str
 
 
+class Origin(NamedTuple):
+    """What a source knows of a text beside it: the columns ``schema.ORIGIN``."""
+
+    url: str | None = None
+    title: str | None = None
+    date: str | None = None
+    license: str | None = None
+    learn: Sequence[int] | None = None
+
+
 class Rows(NamedTuple):
     """Some consecutive records of a split: those that became documents and those that did not."""
 
@@ -94,6 +104,10 @@ class Source(Protocol):
 
     def plan(self, target_bytes: int) -> list[SourceSplit]:
         """Splits of about ``target_bytes`` in the order of (file, offset). Runs in the main process."""
+        ...
+
+    def identity(self, split: SourceSplit) -> Any:
+        """All that decides the rows of a split besides the content of its files, as JSON values."""
         ...
 
     def read(self, split: SourceSplit, *, dropped: str) -> Iterator[Rows]:
@@ -119,13 +133,20 @@ def documents_batch(
     *,
     source: str,
     domains: Sequence[str],
+    origins: Sequence[Origin | None] | None = None,
 ) -> pa.RecordBatch:
     """A batch of schema.DOCUMENTS; ``bytes`` among the texts must already be valid UTF-8.
 
     Args:
         doc_ids, texts, domains: one per row.
         source: name of the source, the same for all rows.
+        origins: what the source knows of each text beside it; None where it knows nothing.
     """
+    if origins is None or not any(origins):
+        known = [pa.nulls(len(texts), schema.DOCUMENTS.field(name).type) for name in schema.ORIGIN]
+    else:
+        values = zip(*[origin or Origin() for origin in origins], strict=True)
+        known = [pa.array(v, schema.DOCUMENTS.field(n).type) for n, v in zip(schema.ORIGIN, values, strict=True)]
     raw = [text.encode() if isinstance(text, str) else text for text in texts]
     hashes = b"".join([hashlib.blake2b(text, digest_size=16).digest() for text in raw])
     return pa.RecordBatch.from_arrays(
@@ -136,6 +157,7 @@ def documents_batch(
             _string_array(raw),
             pa.array([source] * len(raw), pa.string()),
             pa.array(domains, pa.string()),
+            *known,
         ],
         schema=schema.DOCUMENTS,
     )
@@ -170,14 +192,16 @@ class RowsBuilder:
         self._ids: list[str] = []
         self._texts: list[bytes] = []
         self._domains: list[str] = []
+        self._origins: list[Origin | None] = []
         self._bad: list[tuple[str, str, str | None, str | None, str | None]] = []
         self._bytes = 0
 
     def _full(self) -> bool:
         return self._bytes >= BATCH_BYTES or len(self._ids) + len(self._bad) >= BATCH_ROWS
 
-    def add(self, doc_id: str, text: bytes, domain: str) -> bool:
+    def add(self, doc_id: str, text: bytes, domain: str, origin: Origin | None = None) -> bool:
         """A document; ``text`` is valid UTF-8."""
+        self._origins.append(origin)
         self._ids.append(doc_id)
         self._texts.append(text)
         self._domains.append(domain)
@@ -207,7 +231,9 @@ class RowsBuilder:
         """What was collected since the last call, or None."""
         if not self._ids and not self._bad:
             return None
-        documents = documents_batch(self._ids, self._texts, source=self.source, domains=self._domains)
+        documents = documents_batch(
+            self._ids, self._texts, source=self.source, domains=self._domains, origins=self._origins
+        )
         ids, reasons, domains, details, texts = zip(*self._bad, strict=True) if self._bad else ((),) * 5
         bad = pa.RecordBatch.from_arrays(
             [pa.array(c, pa.string()) for c in (ids, [self.source] * len(ids), domains, texts)],

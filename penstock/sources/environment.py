@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PathDistribution
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -167,6 +167,10 @@ class EnvironmentSource:
             0,
             tuple(group),
         )
+
+    def identity(self, split: SourceSplit) -> Any:
+        """All that decides the rows of a split besides the content of its files: not which folder they lie in."""
+        return [self.name, [[member.file, member.name, member.domain] for member in split.files]]
 
     def read(self, split: SourceSplit, *, dropped: str) -> Iterator[Rows]:
         builder = base.RowsBuilder(self.name, dropped)

@@ -164,6 +164,11 @@ class ProceduralSource:
                     f"score {score}",
                 )
 
+    def identity(self, split: SourceSplit) -> Any:
+        """All that decides the rows of a split: its problems and how they are made, not how many others there are."""
+        config = dict(self.config.get(split.name.rpartition("/")[2], {}))
+        return [self.name, self.seed, config, split.name, split.start, split.stop, split.domain]
+
     def read(self, split: SourceSplit, *, dropped: str) -> Iterator[Rows]:
         builder = base.RowsBuilder(self.name, dropped)
         for problem in self._problems(split):

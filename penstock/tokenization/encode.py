@@ -8,13 +8,23 @@ ordinary characters it is. ``tokenizers`` would turn it into the control token e
 Every document ends with one end-of-document id. Without it the ids decode to exactly the text when the tokenizer is
 byte-level without a normaliser, as ``bpe`` trains it.
 
+A row with learned ranges (column ``learn``, see ``penstock.spans``) gives ``learn_tokens``: the runs of its tokens that
+training learns. A token is learned when all its bytes are: one that a border cuts is not, since it shows a part of what
+must not be learned. (The mask of ``apply_chat_template`` in transformers takes such a token in; a template whose
+borders are special tokens has none.) The closing id is learned when the last byte of the text is. Such a row was
+rendered from messages by a source that lets no message spell a marker (``sources._chat``), so there the tokenizer's own
+special tokens, all but the end token and the padding, are tokens where the text spells them.
+
 A document longer than ``_WINDOW`` characters is encoded in windows. The last pieces of a window are thrown away
 and the next window starts where they began; a piece that starts ``bpe.LOOK_AHEAD`` characters before
 the end of a window cannot depend on what follows, so the ids equal those of the whole document. That holds for
 the pre-tokenizer of ``bpe`` only: with any other tokenizer a long document is encoded in one go.
 
-Price, on one core: 3 MB/s of English, and some 100 bytes of memory a token of the 1 MB in flight. A single line
-of 50 MB adds 0.2 to 0.4 GB in windows and 6 GB in one go.
+Where a token begins and ends in bytes follows from the vocabulary for a tokenizer of ``bpe``. For any other the
+library's offsets are taken; they count characters, and a token of half a character spans the whole of it.
+
+Price, on one core: 3 MB/s of English, a tenth less for rows with learned ranges, and some 100 bytes of memory a token
+of the 1 MB in flight. A single line of 50 MB adds 0.2 to 0.4 GB in windows and 6 GB in one go.
 """
 
 from __future__ import annotations
@@ -35,10 +45,13 @@ from numpy.typing import NDArray
 
 from penstock import schema
 from penstock.errors import ConfigError, DatasetError, InputError
+from penstock.spans import LEARN, learn_ranges
 from penstock.tokenization import bpe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_Ints = NDArray[np.int64]
 
 _WINDOW = 1 << 18  # characters
 _BATCH_BYTES = 1 << 20  # text encoded in one call
@@ -48,14 +61,17 @@ _BATCH_BYTES = 1 << 20  # text encoded in one call
 class Encode:
     """Annotator: ``token_ids`` with the end-of-document id at the end, and their number ``tokens``.
 
+    When the batch has ``learn``, also ``learn_tokens``: ``list<int32>`` runs [start, stop, start, stop, …] of the
+    tokens that are learned, rising and apart; null is all of them.
+
     Attributes:
         tokenizer_file: path or URL of a ``tokenizer.json``.
         sha256: hex digest of its bytes, checked when it is loaded.
         end_token: the token that closes a document; it must be in the vocabulary.
 
     ``token_ids`` is ``list<uint16>``, or ``list<uint32>`` for a vocabulary of more than 65,536 tokens.
-    ``annotate`` raises InputError when the file cannot be read, DatasetError when it is not the file that was
-    asked for or a text is null, ConfigError when the end token is unknown.
+    ``annotate`` raises InputError when the file cannot be read or the ranges of a row are none, DatasetError when it is
+    not the file that was asked for or a text is null, ConfigError when the end token is unknown.
     """
 
     tokenizer_file: str
@@ -63,9 +79,9 @@ class Encode:
     end_token: str = bpe.END
 
     name: ClassVar[str] = "encode"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("text",)
-    adds: ClassVar[tuple[str, ...]] = ("token_ids", "tokens")
+    adds: ClassVar[tuple[str, ...]] = ("token_ids", "tokens", "learn_tokens")
 
     def __post_init__(self) -> None:
         if not self.tokenizer_file:
@@ -85,16 +101,84 @@ class Encode:
         text = batch["text"]
         if text.null_count:
             raise DatasetError(f"encode: got {text.null_count} null texts, allowed none; drop them before this step")
+        learned = _Learned.of(batch)
         lengths = np.zeros(len(text), dtype=np.int64)
         parts = [np.empty(0, loaded.dtype)]
         for start, stop in _runs(pc.binary_length(text).to_numpy(zero_copy_only=False)):
-            flat, lengths[start:stop] = loaded.encode(text[start:stop].to_pylist())
+            texts = text[start:stop].to_pylist()
+            if learned is None or not learned.rows[start:stop].any():
+                flat, lengths[start:stop] = loaded.encode(texts)
+            else:
+                flat, lengths[start:stop], bounds = loaded.encode_rendered(texts, learned.rows[start:stop])
+                learned.find(start, stop, lengths[start:stop], *bounds)
             parts.append(flat)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         if offsets[-1] > 2**31 - 1:
             raise ConfigError(f"encode: got a batch of {offsets[-1]} tokens, allowed 2**31 - 1; use smaller batches")
         ids = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(np.concatenate(parts)))
-        return {"token_ids": ids, "tokens": pa.array(lengths.astype(np.int32))}
+        out = {"token_ids": ids, "tokens": pa.array(lengths.astype(np.int32))}
+        if "learn" in batch.schema.names:
+            out["learn_tokens"] = pa.nulls(len(text), LEARN) if learned is None else learned.column()
+        return out
+
+
+class _Learned:
+    """The learned ranges of a batch in bytes, and what they are in tokens, run of rows by run of rows."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        from penstock import _span_kernels as kernels
+
+        self.null = batch["learn"].is_null()
+        self.rows = ~self.null.to_numpy(zero_copy_only=False)  # (rows,) which have ranges
+        bounds, ranges = learn_ranges(batch)
+        # ranges that touch are one: a token over their border is learned
+        self._bounds, self._ranges = kernels.join_ranges(bounds // 2, ranges[::2], ranges[1::2])
+        self._found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
+        self._done = 0  # rows
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> _Learned | None:
+        """None where no row has ranges."""
+        if "learn" not in batch.schema.names or batch["learn"].null_count == batch.num_rows:
+            return None
+        return cls(batch)
+
+    def find(self, start: int, stop: int, lengths: _Ints, row_bytes: _Ints, starts: _Ints, ends: _Ints) -> None:
+        """Take in rows ``start`` to ``stop``.
+
+        Args:
+            lengths: (n,) tokens of each row with the closing id.
+            row_bytes: (n + 1,) where each row begins in the bytes of these rows, one after another.
+            starts, ends: (tokens,) of every token but the closing ids in these bytes.
+        """
+        from penstock import _span_kernels as kernels
+
+        bounds = self._bounds[start : stop + 1].astype(np.int64)
+        ranges = self._ranges[bounds[0] : bounds[-1]]
+        row = np.repeat(np.arange(stop - start), np.diff(bounds) // 2)
+        first_token = np.concatenate([[0], np.cumsum(lengths - 1)])
+        low, high = ranges[::2] + row_bytes[row], ranges[1::2] + row_bytes[row]
+        first = np.searchsorted(starts, low, side="left")
+        last = np.maximum(np.searchsorted(ends, high, side="right"), first)
+        # a range up to the end of the text holds the closing id
+        last += high == row_bytes[row + 1]
+        relative = (bounds - bounds[0]) // 2
+        self._skip(start)
+        self._found.append(kernels.join_ranges(relative, first - first_token[row], last - first_token[row]))
+        self._done = stop
+
+    def _skip(self, row: int) -> None:
+        """Rows up to ``row`` have no ranges."""
+        if row > self._done:
+            self._found.append((np.zeros(row - self._done + 1, np.int32), np.zeros(0, np.int32)))
+
+    def column(self) -> pa.Array:
+        self._skip(len(self.rows))
+        counts = np.concatenate([np.diff(bounds) for bounds, _ in self._found])
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        values = np.concatenate([runs for _, runs in self._found])
+        mask = self.null if self.null.true_count else None
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=LEARN, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -105,6 +189,8 @@ class _Loaded:
     end_id: int
     dtype: np.dtype[Any]
     windowed: bool  # its pieces end where `bpe.PATTERN` says, so long documents may go in windows
+    markers: dict[str, int]  # special tokens that rendered text may spell
+    widths: NDArray[np.int64] | None  # bytes of each token id, where that decides where tokens begin and end
 
     def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Ids of all texts, each closed by the end id: flat (tokens,), and how many of each text (n,)."""
@@ -118,6 +204,68 @@ class _Loaded:
             row.append(self.end_id)
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         return np.fromiter(chain.from_iterable(ids), self.dtype, int(lengths.sum())), lengths
+
+    def encode_rendered(
+        self, texts: list[str], rendered: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], _Ints, tuple[_Ints, _Ints, _Ints]]:
+        """Like ``encode``, with markers as tokens in rendered texts; then the last arguments of ``_Learned.find``."""
+        pattern = bpe.special_pattern(self.markers)
+        pieces: list[str] = []
+        given: list[int] = []  # a marker's id or the end id, -1 for a piece of text
+        sizes: list[int] = []  # bytes
+        for text, marked in zip(texts, rendered.tolist(), strict=True):
+            for i, part in enumerate(pattern.split(text) if marked and pattern else [text]):
+                if i % 2 == 0:
+                    pieces.append(part)
+                given.append(self.markers[part] if i % 2 else -1)
+                sizes.append(len(part.encode()))
+            given.append(self.end_id)
+            sizes.append(0)
+        ids, counts, starts, ends = self._located(pieces)
+        kinds, widths = np.array(given), np.array(sizes)
+        fixed = kinds >= 0
+        tokens = np.ones(kinds.size, np.int64)
+        tokens[~fixed] = counts
+        at, base = np.cumsum(tokens) - tokens, np.cumsum(widths) - widths
+
+        ordinary = np.ones(int(tokens.sum()), np.bool_)
+        ordinary[at[fixed]] = False
+        flat = np.empty(ordinary.size, self.dtype)
+        flat[ordinary], flat[~ordinary] = ids, kinds[fixed]
+        begins, stops = np.empty(flat.size, np.int64), np.empty(flat.size, np.int64)
+        of_piece = np.repeat(base[~fixed], counts)
+        begins[ordinary], stops[ordinary] = of_piece + starts, of_piece + ends
+        begins[~ordinary], stops[~ordinary] = base[fixed], (base + widths)[fixed]
+
+        closing = kinds == self.end_id
+        lengths = np.diff(at[closing] + 1, prepend=0)
+        row_bytes = np.concatenate([np.zeros(1, np.int64), base[closing]])
+        return flat, lengths, (row_bytes, np.delete(begins, at[closing]), np.delete(stops, at[closing]))
+
+    def _located(self, texts: list[str]) -> tuple[NDArray[Any], _Ints, _Ints, _Ints]:
+        """Ids of all texts (tokens,), how many of each (n,), and where in its text's bytes each starts and ends."""
+        if self.widths is not None:
+            if self.windowed and max(map(len, texts)) > _WINDOW:
+                rows = [np.concatenate([np.empty(0, self.dtype), *self._windows(text)]) for text in texts]
+            else:
+                encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                rows = [np.array(encoding.ids, self.dtype) for encoding in encoded]
+            flat = np.concatenate(rows)
+            counts = np.fromiter(map(len, rows), np.int64, len(rows))
+            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.widths[flat])])
+            first = np.repeat(ends[np.cumsum(counts) - counts], counts)
+            return flat, counts, ends[:-1] - first, ends[1:] - first
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        spans = [np.zeros((0, 2), np.int64)]
+        for text, encoding in zip(texts, encodings, strict=True):
+            codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+            bytes_of = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
+            place = np.concatenate([np.zeros(1, np.int64), np.cumsum(bytes_of)])
+            spans.append(place[np.array(encoding.offsets, np.int64).reshape(-1, 2)])
+        flat = np.fromiter(chain.from_iterable(e.ids for e in encodings), self.dtype, int(counts.sum()))
+        bounds = np.concatenate(spans)
+        return flat, counts, bounds[:, 0], bounds[:, 1]
 
     def _windows(self, text: str) -> Iterator[NDArray[Any]]:
         start = 0
@@ -170,12 +318,24 @@ def _load(tokenizer_file: str, sha256: str, end_token: str) -> _Loaded:
             f"end_token: got {end_token!r}, which {tokenizer_file} does not hold; "
             f"its special tokens are {', '.join(_special(tokenizer)) or 'none'}"
         )
-    dtype = np.dtype(str(schema.token_type(bpe.vocabulary_size(content))))
-    return _Loaded(tokenizer, end_id, dtype, _is_ours(json.loads(content)))
+    size = bpe.vocabulary_size(content)
+    dtype = np.dtype(str(schema.token_type(size)))
+    markers = {name: tokenizer.token_to_id(name) for name in _special(tokenizer) if name not in (end_token, bpe.PAD)}
+    state = json.loads(content)
+    ours = _is_ours(state)
+    return _Loaded(tokenizer, end_id, dtype, ours, markers, _widths(state, size) if ours else None)
 
 
 def _special(tokenizer: Tokenizer) -> list[str]:
     return [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+
+
+def _widths(state: dict[str, Any], size: int) -> NDArray[np.int64]:
+    """Bytes of each token of a byte-level vocabulary: shape (size,). Every letter of a token stands for one."""
+    out = np.zeros(size, np.int64)
+    for token, number in state["model"]["vocab"].items():
+        out[number] = len(token)
+    return out
 
 
 def _is_ours(state: dict[str, Any]) -> bool:

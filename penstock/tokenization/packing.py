@@ -13,6 +13,9 @@ Two options decide about leftovers, and every token is accounted for:
   the end of a sequence starts the next one (the rest is padding, nothing is lost); a shorter rest that would open a
   sequence is cut. A document that fits whole is kept however short it is.
 
+Of a document with learned runs (``learn_tokens``, see ``encode``) the runs go where its tokens go: cut at the end of a
+sequence, once a copy. A sequence of which all is learned has no mask.
+
 ``hash_range`` splits the 64-bit keys into any number of ranges; packing each and joining them in order is
 the order of the whole, so a giant domain can be packed in parts.
 
@@ -29,6 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock import schema, seeding
@@ -49,6 +53,8 @@ class Packed:
         tokens_packed: those that are in ``tokens``.
         tokens_cut: those that are not.
         padding: pad ids in ``tokens``.
+        tokens_learned: those of ``tokens_packed`` that are learned where they are predicted.
+        loss_mask: ``list<int32>`` a sequence, see ``schema.sequences``; None where no sequence has one.
     """
 
     tokens: NDArray[Any]
@@ -58,6 +64,8 @@ class Packed:
     tokens_packed: int
     tokens_cut: int
     padding: int
+    tokens_learned: int
+    loss_mask: pa.ListArray | None = None
 
 
 def pack(
@@ -70,6 +78,7 @@ def pack(
     order: NDArray[np.int64] | None = None,
     tail: Literal["pad", "cut"] = "pad",
     min_segment: int = 1,
+    learn: pa.ListArray | None = None,
 ) -> Packed:
     """Pack documents into sequences of ``length`` tokens.
 
@@ -82,10 +91,11 @@ def pack(
         order: (copies,) document numbers as they follow each other, repeats allowed; None is each once, as given.
         tail: pad the last partial sequence, or cut it.
         min_segment: the shortest fragment that chopping may leave.
+        learn: (documents,) the learned runs of each document, null is all of it; None is null for each.
 
     Raises:
         ConfigError: an option is out of range.
-        DatasetError: ``offsets`` do not fit ``doc_ids`` and ``tokens``.
+        DatasetError: ``offsets`` do not fit ``doc_ids`` and ``tokens``, or the runs of a document do not fit it.
     """
     _check(doc_ids, tokens, offsets, length, pad_id, tail, min_segment)
     if order is None:
@@ -104,6 +114,9 @@ def pack(
     fill(out, tokens, sequence, place, starts[copy] + within, size)
     bounds = pa.array(np.searchsorted(sequence, np.arange(rows + 1)).astype(np.int32))
     tokens_in, tokens_packed = int(lengths.sum()), int(size.sum())
+    mask = None
+    if learn is not None and learn.null_count < len(learn):
+        mask = _masks(doc_ids, learn, np.diff(offsets), order, layout, rows)
     return Packed(
         tokens=out,
         segment_lengths=pa.ListArray.from_arrays(bounds, pa.array(size.astype(np.int32))),
@@ -112,6 +125,8 @@ def pack(
         tokens_packed=tokens_packed,
         tokens_cut=tokens_in - tokens_packed,
         padding=rows * length - tokens_packed,
+        tokens_learned=tokens_packed if mask is None else _learned(mask, size, sequence),
+        loss_mask=mask,
     )
 
 
@@ -127,7 +142,8 @@ def pack_table(
     """``pack`` the rows of an encoded table of one domain (or one hash range of it) in hash order.
 
     Args:
-        table: columns ``doc_id``, ``id_hash``, ``token_ids``, and ``copies`` if not every document is taken once.
+        table: columns ``doc_id``, ``id_hash``, ``token_ids``, ``copies`` if not every document is taken once, and
+            ``learn_tokens`` if not all tokens are learned.
         seed: of the order.
 
     The result does not depend on the order of the rows. Raises what ``pack`` and ``packing_order`` raise.
@@ -150,6 +166,7 @@ def pack_table(
         order=order,
         tail=tail,
         min_segment=min_segment,
+        learn=table["learn_tokens"].combine_chunks() if "learn_tokens" in table.schema.names else None,
     )
 
 
@@ -203,7 +220,9 @@ def to_batch(packed: Packed, domain: str) -> pa.RecordBatch:
     target = schema.sequences(length, pa.from_numpy_dtype(packed.tokens.dtype))
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(packed.tokens.reshape(-1)), type=target.field("tokens").type)
     domains = pa.array([domain], pa.string()).take(pa.array(np.zeros(rows, dtype=np.int32)))
-    return pa.RecordBatch.from_arrays([tokens, packed.segment_lengths, packed.segment_docs, domains], schema=target)
+    mask = packed.loss_mask if packed.loss_mask is not None else pa.nulls(rows, target.field("loss_mask").type)
+    columns = [tokens, packed.segment_lengths, packed.segment_docs, domains, mask]
+    return pa.RecordBatch.from_arrays(columns, schema=target)
 
 
 def write_sequences(sink: str | os.PathLike[str] | Any, batch: pa.RecordBatch) -> None:
@@ -272,6 +291,46 @@ def _check(
             f"packing: {len(offsets)} offsets do not cut {len(tokens)} tokens into {len(doc_ids)} documents; "
             "offsets rise from the first document to the end of the last, one more than there are documents"
         )
+
+
+def _masks(
+    doc_ids: pa.Array,
+    learn: pa.ListArray,
+    lengths: NDArray[np.int64],
+    order: NDArray[np.int64],
+    layout: NDArray[np.int64],
+    sequences: int,
+) -> pa.ListArray | None:
+    """``Packed.loss_mask`` from the learned runs of the documents; ``lengths`` (documents,) are their tokens."""
+    from penstock.tokenization._mask_kernels import carry_runs
+
+    counts = pc.list_value_length(learn).fill_null(0).to_numpy()
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    runs = learn.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    row = np.repeat(np.arange(len(learn)), counts)
+    previous = np.concatenate([np.zeros(1, np.int64), runs[:-1]])
+    previous[bounds[:-1][counts > 0]] = 0
+    wrong = (counts % 2 != 0)[row] | (runs < previous) | (runs > lengths[row])
+    if wrong.any():
+        number = int(row[np.argmax(wrong)])
+        raise DatasetError(
+            f"packing: document {doc_ids[number]} of {lengths[number]} tokens has the learned runs "
+            f"{learn[number].as_py()}, allowed start and stop of each, rising, up to its tokens; encode it again"
+        )
+    valid = learn.is_valid().to_numpy(zero_copy_only=False)
+    size = 2 * layout.shape[1] + int(counts[order].sum())
+    out_bounds, out, whole = carry_runs(valid, bounds, runs, order, layout, sequences, size)
+    if whole.all():
+        return None
+    mask = pa.array(whole) if whole.any() else None
+    return pa.ListArray.from_arrays(pa.array(out_bounds), pa.array(out), type=pa.list_(pa.int32()), mask=mask)
+
+
+def _learned(mask: pa.ListArray, size: NDArray[np.int64], sequence: NDArray[np.int64]) -> int:
+    """Learned tokens of sequences with a mask and all tokens of those without."""
+    runs = mask.flatten().to_numpy(zero_copy_only=False)
+    whole = mask.is_null().to_numpy(zero_copy_only=False)
+    return int((runs[1::2] - runs[::2]).sum(dtype=np.int64) + size[whole[sequence]].sum())
 
 
 def _layout(lengths: NDArray[np.int64], length: int, min_segment: int) -> tuple[NDArray[np.int64], bool]:

@@ -48,6 +48,7 @@ class Batch:
     segment_counts: Ints  # (n,)
     segment_lengths: Ints  # (S,)
     segment_docs: pa.StringArray  # (S,)
+    learned: NDArray[np.bool_] | None = None  # (n, L) tokens to learn where they are predicted; None is all
 
 
 def domain_weights(store: SequenceStore, weights: Weights, *, temperature: float = 1.0) -> tuple[float, ...]:
@@ -167,6 +168,7 @@ class MixtureLoader:
             segment_counts=read.segment_counts,
             segment_lengths=read.segment_lengths,
             segment_docs=read.segment_docs,
+            learned=read.learned,
         )
 
     def sampler(self, steps: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:

@@ -1,8 +1,10 @@
 """Train a causal language model on packed sequences, resumable to the last bit.
 
 One step: the loader's next ``batch_size`` sequences, forward and backward by micro-batches (each divided by
-the whole step's predicted tokens, so accumulation does not change the loss), clipping of the whole
+the whole step's tokens with a loss, so accumulation does not change the loss), clipping of the whole
 gradient, AdamW with decoupled decay on tensors of two or more dimensions, linear warm-up and a cosine.
+A token has a loss when it is predicted and learned: sequences with a ``loss_mask`` leave the others out of every loss,
+mean and count, here and in ``evaluate``.
 
 A run's folder::
 
@@ -45,6 +47,7 @@ from penstock.training.model import (
     check_isolation,
     logits_function,
     pack_inputs,
+    predicted_tokens,
     segment_sums,
     token_losses,
 )
@@ -157,7 +160,7 @@ class _Run:
         self.curves = stack.enter_context(Curves(folder / "tensorboard" if config.tensorboard else None, self.step))
 
     def advance(self) -> tuple[float, int]:
-        """One optimiser step with all its records; returns the loss and the tokens predicted."""
+        """One optimiser step with all its records; returns the loss and the tokens it is a mean of."""
         began = time.perf_counter()
         step, rate = self.step + 1, self.config.learning_rate_at(self.step)
         batch = self.loader.batch(self.step)
@@ -185,7 +188,7 @@ class _Run:
         return loss, tokens
 
     def _update(self, batch: Batch, rate: float, step: int) -> tuple[Any, Any, float]:
-        """Forward, backward and the optimiser: summed losses and predicted tokens by segment, gradient norm."""
+        """Forward, backward and the optimiser: summed losses and their number by segment, gradient norm."""
         import torch
 
         self._check_ids(batch)
@@ -193,11 +196,21 @@ class _Run:
         total = int(np.maximum(batch.segment_lengths - 1, 0).sum())
         if not total:
             raise TrainingError(f"step {step}: no token to predict, every segment has one token; pack longer documents")
+        if batch.learned is not None:
+            total = int(predicted_tokens(batch.segment_ids, batch.learned).sum())
+            if not total:
+                raise TrainingError(
+                    f"step {step}: none of the {batch.segment_lengths.sum()} tokens is learned; raise batch_size or "
+                    "sequences.length, so that every step holds something to learn"
+                )
         size = self.config.micro_batch_size or self.config.batch_size
         parts = []
         for begin in range(0, len(batch.numbers), size):
             rows = slice(begin, begin + size)
-            inputs = pack_inputs(batch.tokens[rows], batch.segment_ids[rows], batch.positions[rows], device=self.device)
+            learned = None if batch.learned is None else batch.learned[rows]
+            inputs = pack_inputs(
+                batch.tokens[rows], batch.segment_ids[rows], batch.positions[rows], learned, device=self.device
+            )
             with _autocast(self.device, self.bfloat16):
                 losses = token_losses(
                     self.logits_of, inputs, cross_document_attention=self.config.cross_document_attention
@@ -301,9 +314,9 @@ class _Run:
 def evaluate(
     model: Any, store: SequenceStore, config: TrainConfig, *, logits_of: Any = None, bfloat16: bool = False
 ) -> dict[str, float]:
-    """Validation loss by domain: nats per predicted token over the first ``eval_sequences`` rows of each.
+    """Validation loss by domain: nats per token over the first ``eval_sequences`` rows of each.
 
-    A domain with nothing to predict is left out.
+    A domain with nothing that is predicted and learned is left out.
 
     Args:
         logits_of: what ``logits_function(model)`` gave, when it is at hand.
@@ -323,7 +336,7 @@ def evaluate(
             here = slice(begin, begin + size)
             read = store.read(domain[here], row[here])
             ids, positions = segment_layout(read.segment_counts, read.segment_lengths, store.length)
-            inputs = pack_inputs(read.tokens, ids, positions, device=model.device)
+            inputs = pack_inputs(read.tokens, ids, positions, read.learned, device=model.device)
             with _autocast(model.device, bfloat16):
                 losses = token_losses(logits_of, inputs, cross_document_attention=config.cross_document_attention)
             sums, predicted = segment_sums(losses, inputs)

@@ -3,7 +3,8 @@
 Documents share a sequence but not their attention: positions restart at every segment and the mask
 is causal inside a segment (block-diagonal). A token is predicted only from tokens of its own segment, so
 a packed document has the loss it would have alone, and the first token of a segment has none. Padding
-attends to itself and is never predicted. With ``cross_document_attention`` the mask is plainly causal
+attends to itself and is never predicted. A token that is not learned, such as one of a prompt, is read like any other
+and has no loss. With ``cross_document_attention`` the mask is plainly causal
 over the sequence and positions do not restart; which tokens are predicted stays the same.
 
 Price: a boolean mask of n * L * L bytes; logits only at predicted positions, in float32:
@@ -142,7 +143,7 @@ def _load(path: str) -> Any:
 
 @dataclass(frozen=True)
 class PackedInputs:
-    """One micro-batch on a device; P is the number of predicted tokens, S of segments."""
+    """One micro-batch on a device; P is the number of predicted tokens that are learned, S of segments."""
 
     tokens: torch.Tensor  # (n, L) int64
     positions: torch.Tensor  # (n, L) int64
@@ -153,10 +154,24 @@ class PackedInputs:
     segment_count: int  # S
 
 
+def predicted_tokens(segment_ids: NDArray[np.int64], learned: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Which tokens but the first of each row have a loss: (n, L - 1).
+
+    Those that follow a token of their segment and, unless ``learned`` (n, L) is None, are learned.
+    """
+    inside: NDArray[np.bool_] = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] >= 0)
+    return inside if learned is None else inside & learned[:, 1:]
+
+
 def pack_inputs(
-    tokens: NDArray[np.int64], segment_ids: NDArray[np.int64], positions: NDArray[np.int64], *, device: torch.device
+    tokens: NDArray[np.int64],
+    segment_ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    learned: NDArray[np.bool_] | None = None,
+    *,
+    device: torch.device,
 ) -> PackedInputs:
-    """Move n sequences to ``device`` and find what is predicted.
+    """Move n sequences to ``device`` and find what is predicted and learned.
 
     Segments are numbered through the rows: those of row i follow those of row i - 1.
     """
@@ -164,7 +179,7 @@ def pack_inputs(
 
     counts = segment_ids.max(axis=1, initial=-1) + 1
     first = np.cumsum(counts) - counts
-    predicted = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] >= 0)
+    predicted = predicted_tokens(segment_ids, learned)
     row, place = np.nonzero(predicted)
 
     def move(values: NDArray[np.int64]) -> torch.Tensor:
@@ -258,7 +273,7 @@ def token_losses(
     *,
     cross_document_attention: bool = False,
 ) -> torch.Tensor:
-    """Cross-entropy in nats of every predicted token: shape (P,), float32, with gradient."""
+    """Cross-entropy in nats of every predicted token that is learned: shape (P,), float32, with gradient."""
     import torch
 
     arguments: dict[str, Any] = {"input_ids": inputs.tokens}
@@ -269,7 +284,7 @@ def token_losses(
 
 
 def segment_sums(losses: torch.Tensor, inputs: PackedInputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of losses and number of predicted tokens of every segment: two float64 tensors of shape (S,)."""
+    """Sum of losses and number of tokens with a loss of every segment: two float64 tensors of shape (S,)."""
     import torch
 
     sums = torch.zeros(inputs.segment_count, dtype=torch.float64, device=losses.device)

@@ -2,9 +2,10 @@
 
 Files are uncompressed Arrow IPC with the ``sequences`` schema. They are memory-mapped; the tokens of a
 record batch are a NumPy view of the file's own bytes, so opening costs no memory for them and a gather
-copies only the rows asked for. Segment lengths and document ids are read through Arrow the same way.
+copies only the rows asked for. Segment lengths and document ids are read through Arrow the same way, and the
+learned positions (``loss_mask``) of batches that have any.
 
-Price: opening reads every segment length once (about 1 % of the bytes); a gather is one fancy index per
+Price: opening reads every segment length and learned run once (about 1 % of the bytes); a gather is one fancy index per
 record batch touched, at memory speed once the pages are in the cache.
 """
 
@@ -37,6 +38,7 @@ class SequenceRows:
     segment_counts: Ints  # (n,) segments per row
     segment_lengths: Ints  # (S,) tokens per segment
     segment_docs: pa.StringArray  # (S,) document of each segment
+    learned: NDArray[np.bool_] | None = None  # (n, L) tokens to learn where they are predicted; None is all
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class _Chunk:
     tokens: NDArray[Any]  # (rows, L) view of the mapped file
     lengths: pa.ListArray
     docs: pa.ListArray
+    mask: pa.ListArray | None  # learned runs of each row, null is all of it; None where that holds for every row
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,30 @@ class SequenceStore:
         counts, flat = _flat(pa.concat_arrays(lengths).take(back))
         return counts, flat.astype(np.int64), pa.concat_arrays(docs).take(back).flatten()
 
+    def learned(self, domain: str, rows: Ints) -> NDArray[np.bool_] | None:
+        """Which tokens of the given rows are learned where they are predicted: (n, L); None is all of them.
+
+        A padding position of a row without a mask is True: it is never predicted.
+        """
+        part, rows = self._part(domain), np.asarray(rows, dtype=np.int64)
+        if all(chunk.mask is None for chunk in part.chunks):
+            return None
+        chunk_of = self._chunks_of(domain, part, rows)
+        out: NDArray[np.bool_] | None = None
+        for number in np.unique(chunk_of):
+            mask = part.chunks[number].mask
+            here = np.flatnonzero(chunk_of == number)
+            runs = None if mask is None else mask.take(pa.array(rows[here] - part.begins[number]))
+            if runs is not None and runs.null_count < len(runs):
+                out = np.ones((len(rows), self.length), np.bool_) if out is None else out
+                out[here] = run_mask(runs, self.length)
+        return out
+
     def read(self, domains: Ints, rows: Ints) -> SequenceRows:
         """Tokens and segments of rows of several domains; ``domains`` (n,) are indices into ``self.domains``."""
         tokens = np.empty((len(rows), self.length), dtype=np.int64)
         counts, lengths, docs, places = [], [], [], []
+        learned: NDArray[np.bool_] | None = None
         for k in np.unique(domains):
             here = np.flatnonzero(domains == k)
             name = self.domains[int(k)]
@@ -151,6 +174,10 @@ class SequenceStore:
             lengths.append(flat)
             docs.append(names)
             places.append(np.repeat(here, of_rows))
+            of_domain = self.learned(name, rows[here])
+            if of_domain is not None:
+                learned = np.ones((len(rows), self.length), np.bool_) if learned is None else learned
+                learned[here] = of_domain
         if not places:
             empty = np.zeros(0, np.int64)
             return SequenceRows(tokens, empty, empty, pa.array([], pa.string()))
@@ -161,6 +188,7 @@ class SequenceStore:
             segment_counts=np.bincount(row_of, minlength=len(rows)).astype(np.int64),
             segment_lengths=np.concatenate(lengths)[order],
             segment_docs=pa.concat_arrays(docs).take(pa.array(order)),
+            learned=learned,
         )
 
     def _part(self, domain: str) -> _Domain:
@@ -198,6 +226,18 @@ def segment_layout(counts: Ints, lengths: Ints, length: int) -> tuple[Ints, Ints
     ids = np.where(place < used[:, None], np.cumsum(begins, axis=1) - 1, -1)
     positions = place - np.maximum.accumulate(np.where(begins == 1, place, 0), axis=1)
     return ids, positions
+
+
+def run_mask(runs: pa.ListArray, length: int) -> NDArray[np.bool_]:
+    """Whether each position of ``length`` lies in one of its row's runs: (n, length); a null row is all True."""
+    valid = runs.is_valid().to_numpy(zero_copy_only=False)
+    counts, flat = _flat(runs.drop_null())
+    # runs lie apart, so no position is two borders
+    steps = np.zeros((len(counts), length + 1), np.int8)
+    steps[np.repeat(np.arange(len(counts)), counts), flat] = 1 - 2 * (np.arange(len(flat)) % 2)
+    out = np.ones((len(runs), length), np.bool_)
+    out[valid] = np.cumsum(steps, axis=1, dtype=np.int8)[:, :length] == 1
+    return out
 
 
 def _flat(lists: pa.ListArray) -> tuple[Ints, NDArray[Any]]:
@@ -250,7 +290,24 @@ def _chunk(batch: pa.RecordBatch, length: int, inside: range, where: str) -> _Ch
         raise DatasetError(
             f"{where}: segments must be one document and one length >= 1 each and sum to at most {length}; pack again"
         )
-    return _Chunk(flat.to_numpy(zero_copy_only=True).reshape(-1, length), lengths, docs)
+    mask = batch["loss_mask"] if "loss_mask" in batch.schema.names else None
+    if mask is not None and mask.null_count == len(mask):
+        mask = None
+    if mask is not None:
+        _check_mask(mask, length, where)
+    return _Chunk(flat.to_numpy(zero_copy_only=True).reshape(-1, length), lengths, docs, mask)
+
+
+def _check_mask(mask: pa.ListArray, length: int, where: str) -> None:
+    if not mask.type.equals(pa.list_(pa.int32())):
+        raise DatasetError(f"{where}: loss_mask is {mask.type}, allowed list<int32>; pack again")
+    counts, runs = _flat(mask.drop_null())
+    before = np.concatenate([[-1], runs[:-1]])
+    before[(np.cumsum(counts) - counts)[counts > 0]] = -1
+    if (counts % 2).any() or (runs <= before).any() or (runs > length).any():
+        raise DatasetError(
+            f"{where}: loss_mask must hold start and stop of runs that rise, lie apart and end by {length}; pack again"
+        )
 
 
 def _local(path: str, cache: str | Path | None) -> str:

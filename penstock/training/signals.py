@@ -6,8 +6,9 @@ step t is N_k / D_k with, at every step that holds predicted tokens of k::
     N_k <- decay * N_k + sum of the step's token losses in k
     D_k <- decay * D_k + the step's predicted tokens in k
 
-so it weighs tokens, needs no bias correction, includes the step itself, and stays put while a domain
-is absent. Losses fall during training; a mean over all steps would call every late segment easy.
+Predicted tokens are here those that are learned as well; a segment with none has no row. The mean weighs tokens,
+needs no bias correction, includes the step itself, and stays put while a domain is absent. Losses fall during
+training; a mean over all steps would call every late segment easy.
 
 The table is written in parts named by the steps they hold. A part ends at every checkpoint, so a
 resumed run removes the parts after its checkpoint and none straddles it.
@@ -70,7 +71,7 @@ class SignalWriter:
         Args:
             step: number of the update, counted from 1.
             batch: the sequences, S segments together.
-            sums, tokens: summed loss and predicted tokens of each segment, shape (S,).
+            sums, tokens: summed loss and tokens with a loss of each segment, shape (S,).
         """
         row = np.repeat(np.arange(len(batch.numbers)), batch.segment_counts)
         domain = batch.domain[row]
@@ -82,7 +83,7 @@ class SignalWriter:
 
         first_of_row = np.cumsum(batch.segment_counts) - batch.segment_counts
         segment = np.arange(len(row)) - first_of_row[row]
-        seen = np.flatnonzero(tokens > 0)  # a segment of one token predicts nothing
+        seen = np.flatnonzero(tokens > 0)  # a segment of one token predicts nothing, one of a prompt is not learned
         loss = sums[seen] / tokens[seen]
         names = pa.DictionaryArray.from_arrays(pa.array(domain[seen], pa.int32()), pa.array(self.domains, pa.string()))
         columns = {

@@ -14,8 +14,9 @@ import pytest
 
 from penstock.dataset import Dataset, read_part
 from penstock.digest import TableDigest
-from penstock.pipelines import documents, fit, select, sequences
-from penstock.pipelines.documents import Deduplicated, Documents
+from penstock.pipelines import deduplicate, documents, embed, fit, select, sequences
+from penstock.pipelines.deduplicate import Deduplicated
+from penstock.pipelines.documents import Documents
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import splits_of
 from penstock.selectors.exact import ExactDuplicates
@@ -72,6 +73,7 @@ class Lab:
     def __init__(self, base: Path) -> None:
         self.base, self.root = base, base / "run"
         self.warnings: list[str] = []
+        self.notes: list[str] = []
 
     def run(self, step: Step, **settings: Any) -> Dataset:
         """Build a step whose parents are there and return its dataset."""
@@ -80,6 +82,9 @@ class Lab:
         class Reporter(Silent):
             def warn(self, message: str) -> None:
                 lab.warnings.append(message)
+
+            def note(self, message: str) -> None:
+                lab.notes.append(message)
 
         folder = Folder(str(self.root))
         result = run_step(step, folder, HomeEngine(0), Reporter(), Settings(**settings))
@@ -132,7 +137,7 @@ def hostile() -> tuple[str, ...]:
 @pytest.fixture
 def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts come in batches of at most 4 rows, as large parts come in batches of thousands."""
-    for module in (documents, fit, select, sequences):
+    for module in (deduplicate, documents, embed, fit, select, sequences):
         monkeypatch.setattr(module, "read_part", functools.partial(read_part, rows=4))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from penstock.dataset import Dataset, hash_json
 from penstock.errors import ConfigError, DatasetError
-from penstock.pipelines import documents, sequences
+from penstock.pipelines import deduplicate, sequences
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.plan import needed, parameters_of, plan, row_work, sources_of
 from penstock.recipe import Recipe
@@ -87,6 +87,11 @@ def test_files_take_the_place_of_the_environment_and_problems_join_either():
     text = "name: s\nsource: {files: [a.jsonl], environment: {}, procedural: {}}\nselect: {criteria: {language: {}}}\n"
     assert [s.name for s in sources_of(parse(text))] == ["files", "procedural"]
     assert [s.name for s in sources_of(parse(text, "source.files=[]"))] == ["environment", "procedural"]
+    assert [s.name for s in sources_of(parse(text, "source.hub=org/name"))] == ["files", "hub", "procedural"]
+    (hub, _) = sources_of(parse(text, "source.files=[]", "source.hub=[org/name, {dataset: b, split: test}]"))
+    assert [(entry.dataset, entry.split) for entry in hub.entries] == [("org/name", "train"), ("b", "test")]
+    limited = sources_of(parse(text, "source.hub=b", "source.on_bad_file=drop", "source.max_document_mb=2"))
+    assert [(s.on_bad_file, s.max_document_bytes) for s in limited[:2]] == [("drop", 2_000_000)] * 2
 
 
 def test_two_sources_of_one_name_are_refused():
@@ -104,6 +109,10 @@ def test_filters_stand_in_order_and_null_switches_one_off():
     ]
     works = row_work(parse(SMALL, "filters={gopher_quality: null, language: {languages: [en]}, exempt: [code]}"))
     assert [w.name for w in works] == ["normalise", "not_empty", "gopher_repetition", "language_id", "language"]
+    mended = parse(SMALL + "quality: {positive: {domains: [a]}}\n", "filters.repair={fixes: [encoding, html]}")
+    assert [w.name for w in row_work(mended)][:3] == ["repair", "normalise", "not_empty"]
+    quality = {s.name: s for s in plan(mended)}["quality"]
+    assert [w.name for w in quality.works] == ["repair", "normalise", "not_empty", "assign_split"]
     # cleaning and language identification are no filters: no domain is exempt from them
     assert [getattr(w, "domains", None) for w in works] == [None, None, ("code",), None, ("code",)]
 
@@ -161,9 +170,23 @@ def test_a_step_needs_its_parents_in_order():
 FULL = """
 name: keys
 source:
-  files: [{path: x.jsonl, columns: {text: t}}]
+  files: [{path: x.jsonl, columns: {title: t}}]
   procedural: {}
-filters: {language: {languages: [en]}, exempt: [code]}
+filters:
+  urls: {domains: [d.txt]}
+  licenses: {allow: [MIT]}
+  language: {languages: [en]}
+  refinedweb: {}
+  c4: {}
+  fineweb: {}
+  words: {lists: [w.txt]}
+  pii: {}
+  exempt: [code]
+deduplicate: {near: {}, lines: {}, paragraphs: {}, substrings: {}, semantic: {}}
+decontaminate: {benchmarks: [{name: riddles, files: [{path: q.jsonl}]}]}
+embed: {model: {url: 'http://localhost:1/v1', model: small}}
+group: {}
+card: {license: mit, languages: [en]}
 quality:
   positive: {domains: [a], files: [{path: good.txt}], environment: {}}
 select:
@@ -175,7 +198,8 @@ rounds: 2
 """
 
 # nothing of the output hangs on these: where it goes, and how a run is watched
-FREE = {"output", "train.device", "train.threads", "train.tensorboard", "train.keep_checkpoints"}
+FREE = {"output", "max_dropped.default", "train.device", "train.threads", "train.tensorboard", "train.keep_checkpoints"}
+FREE |= {f"embed.model.{n}" for n in ("device", "api_key_env", "batch_size", "concurrency", "timeout", "attempts")}
 # what `None`, a text or a list may become; numbers and switches are changed by a rule
 OTHER = {
     "name": "other",
@@ -184,27 +208,81 @@ OTHER = {
     "source.files.0.path": "y.jsonl",
     "source.files.0.name": "named",
     "source.files.0.format": "csv",
-    "source.files.0.columns.text": "u",
+    "source.files.0.columns.title": "u",
+    "source.files.0.chat": {"learn": "all"},
     "source.files.0.domain": "d",
     "source.files.0.text_unit": "line",
+    "source.files.0.license": "MIT",
+    "source.files.0.extractor": "trafilatura",
+    "source.hub": [{"dataset": "org/name"}],
     "source.environment": None,  # the files stand in its place
     "source.procedural.name": "problems",
     "source.procedural.families": ["gcd"],
     "source.procedural.config": {"gcd": {"min_numbers": 3}},
     "source.procedural.domain": "family",
     "source.on_bad_file": "drop",
+    "filters.repair": {},
     "filters.gopher_quality.stop_words": ["the", "a"],
     "filters.gopher_repetition.max_top_ngrams": [[2, 0.3]],
     "filters.gopher_repetition.max_duplicate_ngrams": [[5, 0.3]],
     "filters.language.languages": ["de"],
     "filters.exempt": ["tests"],
+    **{f"filters.urls.{kind}": ["o.txt"] for kind in ("domains", "urls", "words", "soft_words", "subwords")},
+    "filters.licenses.allow": ["CC0-1.0"],
+    "filters.licenses.deny": ["CC0-1.0"],
+    "filters.licenses.unknown": "drop",
+    "filters.language.thresholds": {"en": 0.5},
+    **{f"filters.refinedweb.{kind}": ["more"] for kind in ("counters", "prefixes", "suffixes", "anywhere")},
+    "filters.c4.policy_phrases": ["cookies"],
+    "filters.fineweb.stop_characters": ".",
+    "filters.words.lists": ["o.txt"],
+    **{f"filters.pii.{kind}": "drop" for kind in ("email", "phone", "ip", "card", "iban", "key", "ssn")},
+    "filters.pii.phone_regions": ["DE"],
+    "deduplicate.near.action": "tag",
+    "deduplicate.survivor": "longest",
+    "deduplicate.history": ["earlier"],
+    "deduplicate.lines.keep": "rare",
+    "deduplicate.lines.match": "exact",
+    "deduplicate.paragraphs.keep": "rare",
+    "deduplicate.paragraphs.match": "exact",
+    "deduplicate.semantic.keep": "closest",
+    "decontaminate.near": 0.9,
+    "decontaminate.policy": "excise",
+    "decontaminate.boilerplate": ["all rights reserved"],
+    "decontaminate.benchmarks.0.name": "puzzles",
+    "decontaminate.benchmarks.0.question": "prompt",
+    "decontaminate.benchmarks.0.answer": "solution",
+    "decontaminate.benchmarks.0.files.0.path": "p.jsonl",
+    "decontaminate.benchmarks.0.files.0.name": "named",
+    "decontaminate.benchmarks.0.files.0.format": "csv",
+    "decontaminate.benchmarks.0.files.0.columns": {},  # refused there: question and answer name them
+    "decontaminate.benchmarks.0.files.0.chat": {},
+    "decontaminate.benchmarks.0.files.0.domain": "d",
+    "decontaminate.benchmarks.0.files.0.text_unit": "line",
+    "decontaminate.benchmarks.0.files.0.license": "MIT",
+    "decontaminate.benchmarks.0.files.0.extractor": "trafilatura",
+    "embed.model.path": None,
+    "embed.model.device": "cuda",
+    "embed.model.url": "http://localhost:2/v1",
+    "embed.model.model": "large",
+    "embed.model.revision": "2",
+    "embed.model.api_key_env": "KEY",
+    "group.map": "tsne",
+    "card.license": "apache-2.0",
+    "card.description": "What it is.",
+    "card.citation": "@misc{it}",
+    "card.homepage": "https://example.org",
+    "card.languages": ["de"],
     "quality.positive.domains": ["b"],
     "quality.positive.files.0.path": "better.txt",
     "quality.positive.files.0.name": "named",
     "quality.positive.files.0.format": "text",
     "quality.positive.files.0.columns": {"text": "u"},
+    "quality.positive.files.0.chat": {},
     "quality.positive.files.0.domain": "d",
     "quality.positive.files.0.text_unit": "line",
+    "quality.positive.files.0.license": "MIT",
+    "quality.positive.files.0.extractor": "trafilatura",
     "quality.positive.environment.name": "python",
     "quality.positive.environment.max_domain_megabytes": 3.0,
     "quality.positive.environment.include": ["readmes"],
@@ -224,6 +302,7 @@ OTHER = {
     "select.domains.web.eps": 0.3,
     "select.target_tokens": 1000,
     "select.copy_cap": 2.0,
+    "tokenizer.special": ["<|x|>"],
     "sequences.tail": "cut",
     "train.model.path": "/models/small",
     "train.model.hidden_size": 64,
@@ -337,7 +416,7 @@ def build(recipe, root, **settings):
 @pytest.fixture
 def small_ranges(monkeypatch):
     """Several hash ranges for keys and for tokens, as a large corpus has."""
-    monkeypatch.setattr(documents, "KEYS_PER_RANGE", 25)
+    monkeypatch.setattr(deduplicate, "KEYS_PER_RANGE", 25)
     monkeypatch.setattr(sequences, "TOKENS_PER_RANGE", 500)
 
 

@@ -160,7 +160,7 @@ def test_a_rebuild_with_fewer_shards_leaves_none_of_the_older(tmp_path, publish)
     publish(tmp_path, rows, shard_bytes=300)
     manifest = publish(tmp_path, rows, shard_bytes=1500)
     named = {entry.path for entry in Dataset(f"{tmp_path}/dataset").entries()}
-    assert set(Folder(f"{tmp_path}/dataset").files()) == named | {"README.md", "manifest.json"}
+    assert set(Folder(f"{tmp_path}/dataset").files()) == named | {"README.md", "croissant.json", "manifest.json"}
     assert [f.path for f in manifest.tables["train"].files][-1] == "data/train-00001-of-00002.parquet"
 
 

@@ -228,6 +228,58 @@ def test_wide_vocabularies_are_32_bit(lab, cut):
     assert packed_rows(made) == directly(batch, copies, length=16, seed=3, tokens_per_range=10**9)
 
 
+# ── learned tokens ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_learned_runs_become_masks_whatever_the_parts_and_ranges(lab, cut, monkeypatch):
+    monkeypatch.setattr(module, "TOKENS_PER_RANGE", 100)
+    batch, copies = corpus(60)
+    # ids by document and place, so that a packed token says where it comes from
+    ids = [[2 + 50 * i + j for j in range(n)] for i, n in enumerate(batch["tokens"].to_pylist())]
+    learn = [None if i % 3 == 0 else [n // 3, n // 2, n - 1, n] if n > 2 else [] for i, n in enumerate(map(len, ids))]
+    batch = batch.set_column(
+        batch.schema.get_field_index("token_ids"), "token_ids", pa.array(ids, pa.list_(pa.uint16()))
+    )
+    batch = batch.append_column("learn_tokens", pa.array(learn, pa.list_(pa.int32())))
+    learned = set()
+    for tokens, runs in zip(ids, learn, strict=True):
+        kept = [0, len(tokens)] if runs is None else runs
+        learned |= {tokens[k] for a, b in zip(kept[::2], kept[1::2], strict=True) for k in range(a, b)}
+    prepared(lab, cut, batch, copies, (9, 30))
+    made = pack(lab)
+    masks, counts = [], {}
+    for split, domains in made.manifest.stats["domains"].items():
+        for domain, paths in files_by_domain(made.manifest.tables, made.manifest.stats["domains"], split).items():
+            for path in paths:
+                with pa.memory_map(made.folder.join(path)) as source:
+                    for row in pa.ipc.open_file(source).read_all().to_pylist():
+                        bits = [int(t in learned) for t in row["tokens"][: sum(row["segment_lengths"])]]
+                        edges = np.flatnonzero(np.diff(np.concatenate([[0], bits, [0]]))).tolist()
+                        assert row["loss_mask"] == (None if all(bits) else edges)
+                        masks.append(row["loss_mask"])
+                        counts[split, domain] = counts.get((split, domain), 0) + sum(bits)
+        assert {domain for where, domain in counts if where == split} == set(domains)
+    assert None in masks
+    assert any(masks)
+    told = made.manifest.stats["tokens"]
+    assert counts == {(split, domain): told[split][domain]["learned"] for split, domain in counts}
+
+
+def test_documents_that_are_learned_whole_have_no_mask(lab, new_lab, cut):
+    batch, copies = corpus(30)
+    digests = []
+    for place, rows in (
+        (lab, batch),
+        (new_lab(), batch.append_column("learn_tokens", pa.nulls(30, pa.list_(pa.int32())))),
+    ):
+        prepared(place, cut, rows, copies)
+        made = pack(place)
+        digests.append(made.digest)
+        for domains in made.manifest.stats["tokens"].values():
+            assert all(told["learned"] == told["packed"] for told in domains.values())
+    assert digests[0] == digests[1]
+
+
 # ── odd corpora ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -266,6 +318,7 @@ def test_a_domain_shorter_than_a_sequence_is_cut_and_counted(lab, cut):
         "packed": 0,
         "cut": told["in"],
         "padding": 0,
+        "learned": 0,
         "sequences": 0,
     }
     assert files_by_domain(made.manifest.tables, made.manifest.stats["domains"], "train").keys() <= {"web"}

@@ -10,15 +10,19 @@ import pytest
 from penstock import seeding
 from penstock.report.record import (
     Amount,
+    ContaminatedSample,
+    ContaminationRecord,
     Curve,
     Distribution,
     DistributionGroup,
     DomainChange,
     DomainPoint,
     DroppedSample,
+    GroupRecord,
     KeptSample,
     LongToken,
     Machine,
+    MapRecord,
     MovedDocument,
     Outcome,
     Parent,
@@ -221,6 +225,36 @@ def make_change() -> RoundChange:
     )
 
 
+GROUPS = ("iterator-method-object", "license-copyright-warranty", "assert-test-equal", "whale-ship-sea")
+
+
+def make_groups() -> tuple[GroupRecord, ...]:
+    return tuple(
+        GroupRecord(
+            name=name,
+            rows=9_000 - 2_100 * i,
+            bytes=15_000_000 - 3_000_000 * i,
+            similarity=0.81 - 0.07 * i,
+            terms=(*name.split("-"), f"term{i}"),
+        )
+        for i, name in enumerate(GROUPS)
+    )
+
+
+def make_map() -> MapRecord:
+    rng = random("map")
+    group = rng.integers(0, 4, 120)
+    centre = np.array([[-0.6, 0.5], [0.7, 0.6], [0.5, -0.6], [-0.5, -0.4]])[group]
+    x, y = np.clip(centre + rng.normal(0, 0.12, (120, 2)), -1, 1).T
+    return MapRecord(
+        method="pca",
+        x=tuple(x.tolist()),
+        y=tuple(y.tolist()),
+        groups=tuple(GROUPS[i] for i in group),
+        domains=tuple(DOMAINS[i % len(DOMAINS)] for i in range(120)),
+    )
+
+
 def make_record() -> RunRecord:
     prose = (
         "The iterator protocol consists of two methods. An object that has both can be used in a for statement; when "
@@ -305,9 +339,32 @@ def make_record() -> RunRecord:
         steps=make_steps(),
         stages=make_stages(),
         domains=make_points(),
+        groups=make_groups(),
+        map=make_map(),
         distributions=make_distributions(),
         kept=tuple(kept),
         dropped=tuple(dropped),
+        contamination=(
+            ContaminationRecord(
+                benchmark="gsm8k",
+                items=1319,
+                checkable=1311,
+                found=26,
+                coverage=0.875,
+                documents=41,
+                dropped=40,
+                samples=(
+                    ContaminatedSample(
+                        item="test.jsonl#7",
+                        doc_id="web/part-3.jsonl#12",
+                        field="question+answer",
+                        kind="ngram",
+                        coverage=0.75,
+                        text="How many apples are left in the third basket?",
+                    ),
+                ),
+            ),
+        ),
         tokenizer=TokenizerRecord(
             kind="byte-level BPE",
             vocabulary=8_192,

@@ -29,9 +29,11 @@ SECTIONS = [
     "sources",
     "waterfall",
     "domains",
+    "groups",
     "distributions",
     "kept",
     "dropped",
+    "contamination",
     "tokenizer",
     "training",
     "rounds",
@@ -133,7 +135,7 @@ def poison(value, hostile: str, marks: dict[str, str], field: str = ""):
         return {poisoned(k): poison(v, hostile, marks) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(poison(v, hostile, marks, field) for v in value)
-    if isinstance(value, str) and field not in ("status", "scale"):  # these two hold words of ours
+    if isinstance(value, str) and field not in ("status", "scale", "method"):  # these hold words of ours
         return hostile + value if field in ("key", "digest") else poisoned(value)  # shown by their first digits only
     return value
 
@@ -166,7 +168,7 @@ def test_text_inside_charts_is_hostile_too(record):
     marks: dict[str, str] = {}
     poisoned = render(poison(record, "<script>1</script>", marks))
     charts = re.findall(r"<svg.*?</svg>", poisoned, re.DOTALL)
-    assert len(charts) == 11
+    assert len(charts) == 13
     assert sum(svg.count("&lt;script&gt;1&lt;/script&gt;") for svg in charts) > 40
     assert not any("<script" in svg for svg in charts)
 
@@ -203,7 +205,7 @@ def test_every_section_has_its_id_and_its_place_in_the_navigation(page):
 def test_every_table_has_a_caption_and_every_chart_a_label(page):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("table") == tags.count("caption") > 8
-    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 11
+    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 13
     assert all(a["aria-label"] for tag, a in page.elements if tag == "svg")
 
 
@@ -329,9 +331,11 @@ def test_missing_parts_are_each_said_in_one_line(bare):
         "sources": ["This record names no sources."],
         "waterfall": ["No row work was recorded."],
         "domains": ["No statistics by domain were recorded."],
+        "groups": ["Documents were not grouped."],
         "distributions": ["No distributions were recorded."],
         "kept": ["No kept rows were sampled."],
         "dropped": ["No dropped rows were sampled."],
+        "contamination": ["No benchmark was looked for."],
         "tokenizer": ["No tokenizer was used in this run."],
         "training": ["Nothing was trained in this run."],
         "rounds": ["There was one round only: nothing to compare."],

@@ -102,3 +102,26 @@ def test_bad_arguments_are_refused(make, message):
 def test_both_are_picklable_values():
     for work in (LanguageId(characters=50), LanguageFilter(languages=("en",))):
         assert pickle.loads(pickle.dumps(work)) == work  # noqa: S301
+
+
+def test_a_language_may_have_a_threshold_of_its_own():
+    work = LanguageFilter(languages=("en", "de", "fr"), min_confidence=0.65, thresholds={"de": 0.5, "fr": 0.9})
+    rows = [("en", 0.65), ("en", 0.64), ("de", 0.5), ("de", 0.49), ("fr", 0.9), ("fr", 0.89), ("it", 1.0), (None, 1.0)]
+    rows += [("de", None)]
+    languages, scores = zip(*rows, strict=True)
+    batch = pa.record_batch({"language": pa.array(languages), "score.language": pa.array(scores, pa.float32())})
+    unsure, other = "language_unsure", "language_not_allowed"
+    assert work.decide(batch).to_pylist() == [None, unsure, None, unsure, None, unsure, other, other, unsure]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ({"fr": 0.5}, "thresholds: got 'fr', allowed en, de, which are kept; add it to languages"),
+        ({"de": 50}, "thresholds.de: got 50, allowed 0 to 1"),
+        ({"de": -0.1}, "thresholds.de: got -0.1"),
+    ],
+)
+def test_bad_thresholds_are_refused(thresholds, message):
+    with pytest.raises(ConfigError, match=message):
+        LanguageFilter(languages=("en", "de"), thresholds=thresholds)

@@ -90,6 +90,17 @@ def test_content_hash_is_the_hash_of_the_new_text():
     assert out["content_hash"].to_pylist() == expected
 
 
+def test_rows_with_learned_ranges_are_cleaned_by_stretches_and_the_ranges_follow():
+    texts = ["ask\r\n\x00cafe\u0301 e\u0301", "e\u0301", "a\r\nb", "e\u0301", "\x00\x00"]
+    learn = [[6, 12], [0, 1], [0, 2], None, [0, 1]]
+    rows = pa.record_batch({"text": pa.array(texts), "learn": pa.array(learn, pa.list_(pa.int32()))})
+    out = Normalise().annotate(rows)
+    assert out["text"].to_pylist() == ["ask\ncafé é", "e\u0301", "a\n\nb", "é", ""]
+    assert out["learn"].to_pylist() == [[4, 9], [0, 1], [0, 2], None, []]
+    expected = [hashlib.blake2b(t.encode(), digest_size=16).digest() for t in out["text"].to_pylist()]
+    assert out["content_hash"].to_pylist() == expected
+
+
 def test_an_empty_batch_keeps_its_types():
     out = Normalise().annotate(batch([]))
     assert (out["text"].type, len(out["text"])) == (pa.string(), 0)

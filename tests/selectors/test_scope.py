@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from penstock.errors import ConfigError
 from penstock.selectors.gopher import GopherQuality
 from penstock.selectors.normalise import Normalise
-from penstock.selectors.scope import ExceptDomains
+from penstock.selectors.scope import EditExceptDomains, ExceptDomains, except_domains
 from penstock.work import apply, describe
 
 
@@ -135,3 +135,91 @@ def test_setup_reaches_the_inner_filter():
 def test_what_cannot_be_exempt_is_refused(inner, domains, message):
     with pytest.raises(ConfigError, match=message):
         ExceptDomains(inner=inner, domains=domains)
+
+
+# ── annotators that edit text ────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Louder:
+    """Writes texts in capitals, says which it changed, and remembers what it was shown."""
+
+    seen: list[Any] = field(default_factory=list, compare=False)
+    name: ClassVar[str] = "louder"
+    revision: ClassVar[int] = 3
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    adds: ClassVar[tuple[str, ...]] = ("text", "changed")
+
+    def setup(self):
+        self.seen.append("setup")
+
+    def annotate(self, batch):
+        return self.edit(batch)[0]
+
+    def edit(self, batch):
+        self.seen.append(batch["text"].to_pylist())
+        louder = pc.utf8_upper(batch["text"])
+        return {"text": louder, "changed": pc.not_equal(louder, batch["text"])}, {"rows": batch.num_rows}
+
+
+def test_exempt_rows_keep_their_text_and_get_null_in_a_new_column():
+    inner = Louder()
+    work = EditExceptDomains(inner=inner, domains=("code",))
+    rows = batch(("a", "web"), ("b", "code"), ("C", None), ("d", "code"))
+    columns, counts = work.edit(rows)
+    assert columns["text"].to_pylist() == ["A", "b", "C", "d"]
+    assert columns["changed"].to_pylist() == [True, None, False, None]
+    assert counts == {"rows": 2}
+    assert work.annotate(rows)["text"].equals(columns["text"])
+    assert inner.seen == [["a", "C"]] * 2
+
+
+@pytest.mark.parametrize("domains", [(), ("nowhere",), ("web", "code"), ("code",)])
+def test_edits_of_none_or_all_rows_may_be_exempt(domains):
+    rows = batch(("a", "web"), ("b", "code"))
+    edited = EditExceptDomains(inner=Louder(), domains=domains).annotate(rows)["text"]
+    assert edited.to_pylist() == [t if d in domains else t.upper() for t, d in (("a", "web"), ("b", "code"))]
+    assert EditExceptDomains(inner=Louder(), domains=domains).annotate(batch())["text"].to_pylist() == []
+
+
+def test_an_exempt_editor_reads_as_the_inner_one():
+    inner = Louder()
+    work = EditExceptDomains(inner=inner, domains=("code",))
+    assert (work.name, work.revision, work.adds) == ("louder", 3, ("text", "changed"))
+    assert work.reads == ("text", "domain")
+    assert describe(work)["config"]["domains"] == ("code",)
+    work.setup()
+    assert inner.seen == ["setup"]
+    out = apply([work], batch(("a", "web"), ("b", "code")))
+    assert out.batch["text"].to_pylist() == ["A", "b"]
+    assert out.edits == {"louder": {"rows": 1}}
+
+
+def test_the_wrapper_fits_the_work_and_none_is_made_without_domains():
+    assert except_domains(Shorter(), ("code",)) == ExceptDomains(inner=Shorter(), domains=("code",))
+    assert except_domains(Louder(), ("code",)) == EditExceptDomains(inner=Louder(), domains=("code",))
+    inner = Louder()
+    assert except_domains(inner, ()) is inner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Shorter):
+    def files(self):
+        return ["list"]
+
+
+def test_files_of_the_inner_filter_are_those_of_the_wrapper():
+    assert ExceptDomains(inner=Listed(), domains=("a",)).files() == ["list"]
+    assert ExceptDomains(inner=Shorter(), domains=("a",)).files() == []
+
+
+@pytest.mark.parametrize(
+    ("inner", "domains", "message"),
+    [
+        (Normalise(), ("code",), "exempt: got Normalise, allowed an annotator that edits text"),
+        (Louder(), "code", r"exempt: got 'code', allowed a list of domain names"),
+    ],
+)
+def test_what_cannot_be_an_exempt_editor_is_refused(inner, domains, message):
+    with pytest.raises(ConfigError, match=message):
+        EditExceptDomains(inner=inner, domains=domains)

@@ -35,6 +35,18 @@ def test_equal_texts_are_always_on_the_same_side() -> None:
     assert out[1:15:5] == out[4:15:5]
 
 
+def test_a_cluster_named_by_another_column_lies_on_one_side_whatever_its_texts_are() -> None:
+    hashes = [hashlib.blake2b(bytes([i // 4]), digest_size=16).digest() for i in range(400)]
+    rows = batch(TEXTS[:400]).append_column("cluster_hash", pa.array(hashes, pa.binary(16)))
+    work = AssignSplit(seed=1, validation=0.3, test=0.3, column="cluster_hash")
+    assert work.reads == ("cluster_hash",)
+    out = split(work, rows)
+    assert all(len(set(out[i : i + 4])) == 1 for i in range(0, 400, 4))
+    assert len(set(out)) == 3
+    own = split(AssignSplit(seed=1, validation=0.3, test=0.3), rows.set_column(0, "content_hash", rows["cluster_hash"]))
+    assert own == out
+
+
 def test_a_row_has_one_split_however_batches_are_cut() -> None:
     work = AssignSplit(seed=3, validation=0.2, test=0.2)
     rows = batch(TEXTS[:100])

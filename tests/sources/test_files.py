@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from penstock import schema, seeding
 from penstock.errors import ConfigError, InputError
-from penstock.sources.base import SourceSplit, fingerprint
+from penstock.sources.base import InputFile, SourceSplit, fingerprint
 from penstock.sources.files import FileEntry, FileSource
 
 HUGE = 1 << 40
@@ -88,6 +88,7 @@ def test_a_document_carries_its_id_hashes_source_and_domain(tmp_path):
         "text": "Ärger",
         "source": "s",
         "domain": "novels",
+        **dict.fromkeys(schema.ORIGIN),
     }
 
 
@@ -442,27 +443,136 @@ def test_whitespace_alone_is_an_empty_text(tmp_path):
     assert read(source(write(tmp_path / "a.txt", b" \n\xe2\x80\x83\n")))[1] == [("a.txt#0", "empty_text")]
 
 
+# --- splits of small files
+
+
+def group_names(plan: list[SourceSplit]) -> list[list[str]]:
+    return [[member.name for member in split.files] or [split.name] for split in plan]
+
+
 def test_small_files_share_splits_in_the_order_of_their_names(tmp_path):
-    for i in range(10):
-        write(tmp_path / f"{i}.txt", b"0123456789")
-    plan = source(tmp_path).plan(30)
-    assert [[member.name for member in split.files] for split in plan] == [
-        ["0.txt", "1.txt", "2.txt"],
-        ["3.txt", "4.txt", "5.txt"],
-        ["6.txt", "7.txt", "8.txt"],
-        [],
-    ]
-    assert plan[-1].name == "9.txt"
-    assert list(read(source(tmp_path), 35)[0]) == [f"{i}.txt#0" for i in range(10)]
+    for i in range(200):
+        write(tmp_path / f"{i:03}.txt", b"0123456789")
+    plan = source(tmp_path).plan(100)
+    groups = group_names(plan)
+    assert [name for group in groups for name in group] == [f"{i:03}.txt" for i in range(200)]
+    assert max(map(len, groups)) <= 40
+    # 20 groups are expected; the borders are coins of the names, the same on every machine
+    assert 12 <= len(groups) <= 28
+    assert list(read(source(tmp_path), 100)[0]) == [f"{i:03}.txt#0" for i in range(200)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.dictionaries(st.text("abcdefgh", min_size=1, max_size=6), st.integers(1, 60), min_size=1, max_size=120),
+    new=st.text("abcdefgh", min_size=1, max_size=6),
+    size=st.integers(1, 500),
+)
+def test_a_file_that_comes_or_goes_changes_the_splits_beside_it_alone(sizes, new, size):
+    def groups(of: dict[str, int]) -> list[tuple[str, ...]]:
+        with pytest.MonkeyPatch.context() as patch:
+            files = [InputFile(f"/{name}.txt", f"{name}.txt", n, "") for name, n in sorted(of.items())]
+            patch.setattr(FileEntry, "locate", lambda self: files)
+            plan = source("/").plan(100)
+        weights = {f"{name}.txt": n for name, n in of.items()}
+        for group in group_names(plan):
+            assert len(group) == 1 or sum(weights[name] for name in group) <= 400
+        assert [name for group in group_names(plan) for name in group] == [f"{name}.txt" for name in sorted(of)]
+        return [tuple(group) for group in group_names(plan)]
+
+    sizes.pop(new, None)
+    if not sizes:
+        return
+    before, after = groups(sizes), groups(sizes | {new: size})
+    gone, made = set(before) - set(after), set(after) - set(before)
+    # the group of the file, and where groups are cut at the limit those up to the next border of its own
+    capped = sum(len(group) > 1 for group in before) // 4
+    assert len(gone) <= 1 + capped
+    assert len(made) <= 3 + capped
+
+
+def test_a_file_among_thousands_changes_one_split_or_few(tmp_path, monkeypatch):
+    names = [f"{i:05}.txt" for i in range(0, 4000, 2)]
+    changed = []
+
+    def groups(of: list[str]) -> set[tuple[str, ...]]:
+        files = [InputFile(f"/{name}", name, 10, "") for name in sorted(of)]
+        monkeypatch.setattr(FileEntry, "locate", lambda self: files)
+        return set(map(tuple, group_names(source("/").plan(500))))
+
+    before = groups(names)
+    assert 25 <= len(before) <= 60
+    for i in range(1, 4000, 97):
+        changed.append(len(before ^ groups([*names, f"{i - i % 2 + 1:05}.txt"])))
+    assert max(changed) <= 8
+    assert sorted(changed)[len(changed) // 2] == 2
+
+
+def test_a_file_of_the_size_asked_for_stands_alone(tmp_path):
+    for name, size in {"a": 10, "b": 10, "c": 100, "d": 10}.items():
+        write(tmp_path / f"{name}.txt", b"x" * size)
+    groups = group_names(source(tmp_path).plan(100))
+    assert ["c.txt"] in groups
 
 
 def test_a_compressed_file_counts_for_the_text_expected_in_it(tmp_path):
-    for i in range(5):
-        write(tmp_path / f"{i}.txt.gz", gzip.compress(b"0123456789", mtime=0))
-    size = (tmp_path / "0.txt.gz").stat().st_size
-    plan = source(tmp_path).plan(2 * 4 * size)
-    assert [len(split.files) for split in plan] == [2, 2, 0]
-    assert list(read(source(tmp_path), 2 * 4 * size)[0]) == [f"{i}.txt.gz#0" for i in range(5)]
+    for i in range(40):
+        write(tmp_path / f"{i:02}.txt.gz", gzip.compress(b"0123456789", mtime=0))
+    size = (tmp_path / "00.txt.gz").stat().st_size
+    assert len(source(tmp_path).plan(4 * size)) == 40
+    few = source(tmp_path).plan(40 * size)
+    assert 2 <= len(few) <= 10
+    assert max(len(group) for group in group_names(few)) <= 40
+    assert list(read(source(tmp_path), 40 * size)[0]) == [f"{i:02}.txt.gz#0" for i in range(40)]
+
+
+# --- what decides the rows of a split
+
+
+def identity(src: FileSource, target: int = HUGE) -> list[Any]:
+    out = [src.identity(split) for split in src.plan(target)]
+    return json.loads(json.dumps(out))
+
+
+def test_the_identity_of_a_split_knows_what_decides_its_rows_and_not_where_they_lie(tmp_path):
+    for folder in ("one", "two"):
+        write(tmp_path / folder / "a.jsonl", jsonl({"text": "x"}))
+    known = identity(source(tmp_path / "one"))
+    assert identity(source(tmp_path / "two")) == known
+    assert str(tmp_path) not in json.dumps(known)
+    entries = (FileEntry(path=str(write(tmp_path / "z.csv", b"text\nb\n"))), FileEntry(path=str(tmp_path / "one")))
+    assert known[0] in identity(FileSource(name="s", entries=entries))
+    assert identity(source(tmp_path / "one", format="jsonl")) == known
+    others = [
+        identity(source(tmp_path / "one", **change))
+        for change in (
+            {"name": "n"},
+            {"domain": "d"},
+            {"license": "MIT"},
+            {"columns": {"title": "text"}},
+            {"extractor": "trafilatura"},
+            {"on_bad_file": "drop"},
+            {"max_document_bytes": 5},
+        )
+    ]
+    others.append(identity(FileSource(name="t", entries=source(tmp_path / "one").entries)))
+    write(tmp_path / "three" / "b.jsonl", jsonl({"text": "x"}))
+    others.append(identity(source(tmp_path / "three")))
+    others.append(identity(source(tmp_path / "one" / "a.jsonl", format="text")))
+    texts_ = [json.dumps(other) for other in (*others, known)]
+    assert len(set(texts_)) == len(texts_)
+
+
+def test_the_identity_of_a_split_tells_its_range_and_its_files(tmp_path):
+    write(tmp_path / "a.jsonl", jsonl(*({"text": str(i)} for i in range(100))))
+    several = identity(source(tmp_path), 100)
+    assert len(several) > 3
+    assert len(set(map(json.dumps, several))) == len(several)
+    # what is in a file decides by its compression, which a name of its own does not show
+    same = jsonl({"text": "x"})
+    plain = identity(source(write(tmp_path / "p" / "a.jsonl", same), name="n"))
+    packed = identity(source(write(tmp_path / "p" / "a.jsonl.gz", gzip.compress(same)), name="n"))
+    assert plain[0][5] != packed[0][5]
 
 
 # --- which files
@@ -665,7 +775,7 @@ def test_splits_cover_the_file_once_and_begin_at_line_starts(tmp_path):
         (lambda: FileEntry(path=""), "path: got an empty text"),
         (
             lambda: FileEntry(path="a", format="xml"),
-            "format: got 'xml', allowed jsonl, parquet, csv, tsv, text, markdown",
+            "format: got 'xml', allowed jsonl, parquet, csv, tsv, text, markdown, warc, wet, arrow",
         ),
         (lambda: FileEntry(path="a", columns={"body": "b"}), "columns: got body, allowed text, domain"),
         (lambda: FileEntry(path="a", text_unit="word"), "text_unit: got 'word', allowed file, paragraph, line"),

@@ -181,3 +181,33 @@ def test_the_vocabulary_size_counts_gaps_added_tokens_and_models_of_other_kinds(
     assert vocabulary_size(unigram.to_str().encode()) == 2
     unigram.add_special_tokens(["<s>"])
     assert vocabulary_size(unigram.to_str().encode()) == 3
+
+
+def test_configured_special_tokens_follow_and_their_letters_are_not_merged():
+    texts = ["<|im_start|>user\nthe wheel<|im_end|>\n"] * 50
+    plain = json.loads(train_bpe(texts, BPEConfig(vocabulary_size=360)))["model"]["vocab"]
+    state = json.loads(train_bpe(texts, BPEConfig(vocabulary_size=360, special=("<|im_start|>", "<|im_end|>"))))
+    assert [(t["id"], t["content"], t["special"]) for t in state["added_tokens"][2:]] == [
+        (2, "<|im_start|>", True),
+        (3, "<|im_end|>", True),
+    ]
+    assert "im" in plain
+    assert "im" not in state["model"]["vocab"]
+    assert "user" in state["model"]["vocab"]
+
+
+def test_the_longest_special_token_is_cut_out():
+    pattern = bpe.special_pattern(["<a", "<a>", "b|"])
+    assert pattern.split("x<a>yb|<a") == ["x", "<a>", "y", "b|", "", "<a", ""]
+    assert bpe.special_pattern([]) is None
+
+
+@pytest.mark.parametrize("special", [("<|a|>", "<|a|>"), ("",), ("<|pad|>",)])
+def test_special_tokens_are_different_and_not_there_yet(special):
+    with pytest.raises(ConfigError, match=r"special: got .*, allowed different texts that are not empty, without <"):
+        BPEConfig(special=special)
+
+
+def test_special_tokens_need_room():
+    with pytest.raises(ConfigError, match=r"got 259, allowed 260 \(every byte and 4 special tokens\)"):
+        BPEConfig(vocabulary_size=259, special=("<|a|>", "<|b|>"))

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from penstock import work
 from penstock.errors import ConfigError, DatasetError, InputError
+from penstock.spans import LEARN
 from penstock.tokenization import bpe, encode
 from penstock.tokenization.encode import Encode
 
@@ -44,6 +45,12 @@ def batch(*texts):
 
 def ids(work_, *texts):
     return work_.annotate(batch(*texts))["token_ids"].to_pylist()
+
+
+def learning(*rows):
+    """Rows of (text, learned ranges)."""
+    texts, ranges = zip(*rows, strict=True) if rows else ((), ())
+    return pa.RecordBatch.from_pydict({"text": pa.array(texts, pa.string()), "learn": pa.array(ranges, LEARN)})
 
 
 def decode(row):
@@ -198,9 +205,11 @@ def test_ids_above_65535_survive():
 
 
 def test_it_is_an_annotator_that_adds_what_it_declares():
-    done = work.apply([encoder()], batch("the water", ""))
-    assert done.batch.schema.names == ["text", *Encode.adds]
+    done = work.apply([encoder()], learning(("the water", None), ("", [])))
+    assert done.batch.schema.names == ["text", "learn", *Encode.adds]
     assert done.rows == {"encode": (2, 2)}
+    # without ranges there are no runs
+    assert work.apply([encoder()], batch("a")).batch.schema.names == ["text", "token_ids", "tokens"]
 
 
 def test_it_survives_pickling_and_loads_the_tokenizer_once():
@@ -268,3 +277,162 @@ def test_runs_of_rows_cover_the_batch_in_order(sizes, limit):
     assert [row for start, stop in runs for row in range(start, stop)] == list(range(len(sizes)))
     # beyond its first row a run never holds more than the limit
     assert all(sum(sizes[start + 1 : stop]) <= limit for start, stop in runs)
+
+
+# ── learned ranges ───────────────────────────────────────────────────────────────────────────────
+
+OPEN, CLOSE = "<|im_start|>", "<|im_end|>"
+
+
+@functools.cache
+def rendered_encoder():
+    """A tokenizer with the markers of a chat template, ids 2 and 3."""
+    return save(bpe.train_bpe([SAMPLE * 3, "hello"], bpe.BPEConfig(vocabulary_size=420, special=(OPEN, CLOSE))))
+
+
+def token_bytes(tokenizer, number):
+    """The bytes of one token, from the byte-level alphabet as GPT-2 made it (Radford et al. 2019)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = {chr(code): code for code in printable}
+    letters |= {chr(256 + i): code for i, code in enumerate(c for c in range(256) if c not in printable)}
+    return bytes(letters[letter] for letter in tokenizer.id_to_token(number))
+
+
+def learned_by_hand(tokenizer, row, ranges, markers=()):
+    """Runs of the tokens of which every byte lies in a range, one token and one byte at a time."""
+    mask, at = [], 0
+    inside = {byte for start, stop in zip(ranges[::2], ranges[1::2], strict=True) for byte in range(start, stop)}
+    for number in row[:-1]:
+        name = tokenizer.id_to_token(number)
+        size = len(name.encode() if name in markers else token_bytes(tokenizer, number))
+        mask.append(all(byte in inside for byte in range(at, at + size)))
+        at += size
+    mask.append(at > 0 and at - 1 in inside)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
+    return at, edges.tolist()
+
+
+@st.composite
+def rows_with_ranges(draw):
+    units = [
+        "a",
+        "the water",
+        " ",
+        "\n",
+        "é",
+        "e\u0301",
+        "漢字",
+        "😀",
+        "👩\u200d💻",
+        "12345",
+        "|>",
+        CLOSE,
+        OPEN,
+        bpe.END,
+    ]
+    texts = draw(st.lists(st.lists(st.sampled_from(units), max_size=8).map("".join), min_size=1, max_size=4))
+    rows = []
+    for text in texts:
+        borders = [len(text[:i].encode()) for i in range(len(text) + 1)]
+        chosen = sorted(draw(st.lists(st.sampled_from(borders), max_size=6)))
+        rows.append((text, draw(st.none() | st.just(chosen[: len(chosen) // 2 * 2]))))
+    return rows
+
+
+@given(rows_with_ranges(), st.sampled_from([1, 40, 1 << 20]))
+@settings(max_examples=100, deadline=None)
+def test_a_token_is_learned_when_all_its_bytes_are(rows, limit):
+    tokenizer = Tokenizer.from_file(rendered_encoder().tokenizer_file)
+    before, encode._BATCH_BYTES = encode._BATCH_BYTES, limit
+    try:
+        out = rendered_encoder().annotate(learning(*rows))
+    finally:
+        encode._BATCH_BYTES = before
+    assert out["tokens"].to_pylist() == [len(row) for row in out["token_ids"].to_pylist()]
+    for (text, ranges), row, runs in zip(
+        rows, out["token_ids"].to_pylist(), out["learn_tokens"].to_pylist(), strict=True
+    ):
+        assert tokenizer.decode(row[:-1], skip_special_tokens=False) == text
+        if ranges is None:
+            assert runs is None
+            assert {2, 3}.isdisjoint(row)
+        else:
+            size, expected = learned_by_hand(tokenizer, row, ranges, (OPEN, CLOSE))
+            assert (size, runs) == (len(text.encode()), expected)
+            assert (row.count(2), row.count(3)) == (text.count(OPEN), text.count(CLOSE))
+            assert row.count(0) == 1
+    out["learn_tokens"].validate(full=True)
+
+
+@given(rows_with_ranges())
+@settings(max_examples=60, deadline=None)
+def test_another_tokenizer_gives_the_same_runs_through_its_offsets(rows):
+    """Equal but for tokens of half a character, which span the whole of it: both ways are right about borders."""
+    state = json.loads(Path(rendered_encoder().tokenizer_file).read_bytes())
+    # a normaliser that changes nothing here makes it a tokenizer whose pieces are not known
+    other = save(
+        json.dumps({**state, "normalizer": {"type": "Replace", "pattern": {"String": "\x00"}, "content": ""}}).encode()
+    )
+    ours, theirs = rendered_encoder().annotate(learning(*rows)), other.annotate(learning(*rows))
+    assert not encode._load(other.tokenizer_file, other.sha256, bpe.END).windowed
+    assert theirs["token_ids"] == ours["token_ids"]
+    assert theirs["learn_tokens"] == ours["learn_tokens"]
+
+
+def test_borders_inside_tokens_and_the_closing_id():
+    text = "the water"
+    assert ids(encoder(), text) == [[*Tokenizer.from_buffer(trained()).encode(text).ids, 0]]
+    assert Tokenizer.from_buffer(trained()).encode(text).tokens == ["t", "he", "Ġwater"]
+    ranges = [[0, 3], [0, 4], [2, 9], [3, 9], [0, 9], [0, 3, 3, 9], [], [9, 9], [4, 8], None]
+    out = encoder().annotate(learning(*((text, r) for r in ranges)))["learn_tokens"].to_pylist()
+    assert out == [[0, 2], [0, 2], [2, 4], [2, 4], [0, 4], [0, 4], [], [], [], None]
+
+
+def test_markers_are_tokens_in_rendered_rows_alone():
+    text = f"{OPEN}user\nhi{CLOSE}\n{bpe.END}{bpe.PAD}"
+    plain, rendered = rendered_encoder().annotate(learning((text, None), (text, [0, 5])))["token_ids"].to_pylist()
+    assert {2, 3}.isdisjoint(plain)
+    assert [number for number in rendered if number < 4] == [2, 3, 0]
+    assert rendered_encoder().annotate(batch(text))["token_ids"].to_pylist() == [plain]
+
+
+def test_markers_cut_the_text_as_the_library_does_it():
+    texts = [f"{OPEN}user\n\nthe{CLOSE}\n", f"{CLOSE}{CLOSE} a{OPEN}", f"<|im_end{CLOSE}|>"]
+    library = Tokenizer.from_file(rendered_encoder().tokenizer_file)
+    out = rendered_encoder().annotate(learning(*((text, []) for text in texts)))
+    assert out["token_ids"].to_pylist() == [[*library.encode(text).ids, 0] for text in texts]
+
+
+def test_long_rendered_rows_go_in_windows_too(monkeypatch):
+    text = f"{OPEN}{'the water é漢 ' * 90}{CLOSE}{'down ' * 100}"
+    rows = learning((text, [12, 600]), ("short", None), (text, [0, len(text.encode())]))
+    expected = rendered_encoder().annotate(rows)
+    monkeypatch.setattr(encode, "_WINDOW", 2 * bpe.LOOK_AHEAD)
+    out = rendered_encoder().annotate(rows)
+    assert {name: column.to_pylist() for name, column in out.items()} == {n: c.to_pylist() for n, c in expected.items()}
+    assert out["learn_tokens"].to_pylist()[1] is None
+
+
+def test_rows_without_ranges_take_the_way_without_offsets(monkeypatch):
+    def never(*_):
+        raise AssertionError("offsets were looked for")
+
+    monkeypatch.setattr(encode._Loaded, "encode_rendered", never)
+    out = encoder().annotate(learning(("the", None), ("water", None)))
+    assert out["learn_tokens"].type == LEARN
+    assert out["learn_tokens"].null_count == 2
+    # a batch with some rows of ranges: only the calls that hold one
+    monkeypatch.setattr(encode, "_BATCH_BYTES", 1)
+    with pytest.raises(AssertionError, match="offsets were looked for"):
+        encoder().annotate(learning(("the", None), ("water", [0, 1])))
+
+
+def test_no_rows_give_typed_empty_runs():
+    out = encoder().annotate(learning())
+    assert out["learn_tokens"].type == LEARN
+    assert len(out["learn_tokens"]) == 0
+
+
+def test_ranges_that_are_none_are_refused_by_row():
+    with pytest.raises(InputError, match=r"learn of row 1: got \[0, 9\], allowed positions up to the 5 bytes"):
+        encoder().annotate(learning(("the", [0, 3]), ("water", [0, 9])))

@@ -163,6 +163,93 @@ def test_no_fragment_is_shorter_than_the_minimum(sizes, length, data):
     assert all(0 <= len(tokens) - placed[name] < minimum for name, tokens in documents.items())
 
 
+# ── learned runs ─────────────────────────────────────────────────────────────────────────────────
+
+
+def runs_of(mask):
+    return np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]]))).tolist()
+
+
+@given(SIZES, st.integers(1, 12), st.data(), st.sampled_from(["pad", "cut"]))
+@settings(max_examples=100, deadline=None)
+def test_learned_runs_go_where_their_tokens_go(sizes, length, data, tail):
+    minimum = data.draw(st.integers(1, length))
+    copies = data.draw(st.lists(st.integers(0, 3), min_size=len(sizes), max_size=len(sizes)))
+    masks = [
+        data.draw(st.none() | st.lists(st.booleans(), min_size=size, max_size=size) | st.just([True] * size))
+        for size in sizes
+    ]
+    bounds = np.cumsum([0, *sizes])
+    documents = {f"doc {i}": list(range(100 + bounds[i], 100 + bounds[i + 1])) for i in range(len(sizes))}
+    order, _ = packing_order(seeding.hash_ids(documents), np.array(copies, dtype=np.int64), 3)
+    learn = pa.array([[0, 9], *(None if mask is None else runs_of(mask) for mask in masks)], pa.list_(pa.int32()))
+    result = packed(documents, length=length, order=order, tail=tail, min_segment=minimum, learn=learn.slice(1))
+
+    # every token has an id of its own, so the sequences say which are learned
+    learned = {
+        token
+        for tokens, mask in zip(documents.values(), masks, strict=True)
+        for token, bit in zip(tokens, mask or [True] * len(tokens), strict=True)
+        if bit
+    }
+    expected, total = [], 0
+    for row, lengths in zip(result.tokens.tolist(), result.segment_lengths.to_pylist(), strict=True):
+        used = sum(lengths)
+        mask = [token in learned for token in row[:used]]
+        expected.append(None if all(mask) else runs_of(mask))
+        total += sum(mask)
+    assert result.tokens_learned == total
+    batch = to_batch(result, "web")
+    batch.validate(full=True)
+    assert batch["loss_mask"].to_pylist() == expected
+    assert (result.loss_mask is None) == all(mask is None for mask in expected)
+    same = packed(documents, length=length, order=order, tail=tail, min_segment=minimum)
+    assert result.tokens.tolist() == same.tokens.tolist()
+
+
+def test_masks_by_hand():
+    learn = pa.array([[1, 3], [], [2, 5], None], pa.list_(pa.int32()))
+    result = packed(DOCUMENTS, length=5, learn=learn)
+    # a is 1 [2 3], c is 4 5 | [6 7 8] 10 11 over the border, d is all learned
+    assert result.loss_mask.to_pylist() == [[1, 3], [0, 3], None]
+    assert (result.tokens_learned, result.tokens_packed) == (6, 11)
+
+
+def test_runs_of_neighbours_that_touch_are_one():
+    learn = pa.array([[0, 2], [0, 1]], pa.list_(pa.int32()))
+    assert packed({"a": [1, 2], "b": [3, 4]}, length=4, learn=learn).loss_mask.to_pylist() == [[0, 3]]
+
+
+def test_documents_that_are_learned_whole_leave_no_mask():
+    for learn in ([None, None], [[0, 2], None], [[0, 1, 1, 2], [0, 2]]):
+        result = packed({"a": [1, 2], "b": [3, 4]}, length=4, learn=pa.array(learn, pa.list_(pa.int32())))
+        assert result.loss_mask is None
+        assert result.tokens_learned == 4
+        assert to_batch(result, "web")["loss_mask"].null_count == 1
+
+
+@pytest.mark.parametrize("runs", [[0], [1, 0], [0, 3], [-1, 2], [0, 1, 0, 2]])
+def test_runs_that_do_not_fit_their_document_are_refused(runs):
+    learn = pa.array([None, runs], pa.list_(pa.int32()))
+    with pytest.raises(DatasetError, match=r"document b of 2 tokens has the learned runs .* encode it again"):
+        packed({"a": [1, 2], "b": [3, 4]}, length=4, learn=learn)
+
+
+def test_a_table_brings_its_runs_along():
+    table = table_of(ROWS)
+    learn = [None if i % 4 else [0, len(tokens) // 2] for i, (_, tokens, _) in enumerate(ROWS)]
+    table = table.append_column(
+        "learn_tokens", pa.chunked_array([pa.array(learn[:9], pa.list_(pa.int32())), learn[9:]])
+    )
+    learned = {
+        t for (_, tokens, _), r in zip(ROWS, learn, strict=True) for t in (tokens if r is None else tokens[: r[1]])
+    }
+    result = pack_table(table, seed=5, length=8, pad_id=65_535)
+    expected = [[int(t in learned) for t in row if t != 65_535] for row in result.tokens.tolist()]
+    assert result.loss_mask.to_pylist() == [None if all(mask) else runs_of(mask) for mask in expected]
+    assert None in result.loss_mask.to_pylist()
+
+
 def table_of(rows):
     return pa.table(
         {

@@ -18,9 +18,19 @@ Rows = list[list[tuple[str, list[int]]]]  # sequences of segments (document, tok
 
 
 def write_sequences(
-    path: Path, rows: Rows, *, length: int, domain: str = "d", kind: pa.DataType | None = None, batch: int | None = None
+    path: Path,
+    rows: Rows,
+    *,
+    length: int,
+    domain: str = "d",
+    kind: pa.DataType | None = None,
+    batch: int | None = None,
+    masks: list[list[int] | None] | None = None,
 ) -> Path:
-    """Write packed rows as one sequence file, padded with 0, in record batches of ``batch`` rows."""
+    """Write packed rows as one sequence file, padded with 0, in record batches of ``batch`` rows.
+
+    ``masks`` are the learned runs of each row, None is all of it.
+    """
     kind = kind or pa.uint16()
     tokens = [[t for _, segment in row for t in segment] for row in rows]
     padded = pa.array([t for row in tokens for t in row + [0] * (length - len(row))], kind)
@@ -30,6 +40,7 @@ def write_sequences(
         pa.array([[len(segment) for _, segment in row] for row in rows], pa.list_(pa.int32())),
         pa.array([[name for name, _ in row] for row in rows], pa.list_(pa.string())),
         pa.array([domain] * len(rows), pa.string()),
+        pa.array(masks or [None] * len(rows), pa.list_(pa.int32())),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.ipc.new_file(str(path), table_schema) as writer:

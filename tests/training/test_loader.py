@@ -58,6 +58,16 @@ def test_a_batch_carries_the_rows_its_numbers_say(store: SequenceStore) -> None:
     assert batch.mixture_version.tolist() == [0] * 12
 
 
+def test_a_batch_carries_the_learned_positions_of_its_rows(tmp_path: Path, packed: SimpleNamespace) -> None:
+    rows = [[("d", list(range(1, 9)))] for _ in range(4)]
+    masks = [[0, 2], [2, 4], None, [6, 8]]
+    files = {"d": [packed.write(tmp_path / "d.arrow", rows, length=8, domain="d", masks=masks)]}
+    batch = make(SequenceStore.open(files), batch_size=4).batch(0)
+    assert batch.learned is not None
+    expected = [[1] * 8 if m is None else [int(m[0] <= i < m[1]) for i in range(8)] for m in masks]
+    assert batch.learned.astype(int).tolist() == [expected[row] for row in batch.rows]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_ranks_together_see_what_one_rank_sees(store: SequenceStore, world_size: int) -> None:
     loader = make(store)

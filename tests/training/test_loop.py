@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -287,6 +288,85 @@ def test_accumulation_does_not_change_the_loss(tiny_config: Make, tiny_data: Tra
         train(tiny_config(micro_batch_size=size), tiny_data, tmp_path / str(size), progress=False) for size in (1, None)
     ]
     assert results[0].losses == pytest.approx(results[1].losses, rel=1e-4)
+
+
+Learned = Callable[..., TrainData]
+
+
+@pytest.fixture
+def chat_data(tiny_data: TrainData, tmp_path: Path, packed: SimpleNamespace) -> Learned:
+    """Sequences of a prompt, an answer and a prompt alone; ``salt`` changes the tokens of the last."""
+
+    def make(salt: int, *, masked: bool = True) -> TrainData:
+        rows, masks = [], []
+        for i in range(24):
+            turn = [2 + (i + k) % 29 for k in range(9)]
+            rest = [2 + (salt * 5 + i * 7 + k * k) % 29 for k in range(5)]
+            rows.append([(f"c{i}", turn), (f"p{i}", rest)])
+            masks.append([4, 9])
+        file = tmp_path / f"{salt}-{masked}.arrow"
+        packed.write(file, rows, length=16, domain="chat", masks=masks if masked else None)
+        files = {"chat": [str(file)]}
+        return dataclasses.replace(tiny_data, train=files, validation=files)
+
+    return make
+
+
+def test_what_is_not_learned_changes_nothing(chat_data: Learned, tiny_config: Make, tmp_path: Path) -> None:
+    """Other ids in prompts that no answer follows: the same losses, signals and weights, byte for byte."""
+    config = tiny_config(mixture="proportional")
+    one, two = (train(config, chat_data(salt), tmp_path / f"m{salt}", progress=False) for salt in (1, 2))
+    assert one.losses == two.losses
+    assert (one.model / "model.safetensors").read_bytes() == (two.model / "model.safetensors").read_bytes()
+    assert one.metrics.read_bytes() == two.metrics.read_bytes()
+    assert read_signals(one.signals).equals(read_signals(two.signals))
+    # without the mask they do change
+    whole = [train(config, chat_data(s, masked=False), tmp_path / f"w{s}", progress=False) for s in (1, 2)]
+    assert whole[0].losses[0] != whole[1].losses[0]
+
+
+def test_losses_counts_and_signals_are_of_learned_tokens(chat_data: Learned, tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(mixture="proportional")
+    result = train(config, chat_data(1), tmp_path / "o", progress=False)
+    signals = read_signals(result.signals)
+    # five of the nine tokens of a turn; a prompt alone has no row
+    assert set(signals["tokens"].to_pylist()) == {5}
+    assert set(signals["segment"].to_pylist()) == {0}
+    assert signals.num_rows == config.steps * config.batch_size
+    assert result.tokens == 5 * signals.num_rows
+    for step, loss in enumerate(result.losses, 1):
+        of_step = signals.filter(pc.equal(signals["step"], step))["loss"].to_numpy()
+        assert loss == pytest.approx(float(of_step.mean()), rel=1e-5)
+    model = build_model(config.model, vocab_size=32, length=16, seed=config.seed)
+    rows = np.array([[2 + (i + k) % 29 for k in range(9)] for i in range(24)])
+    labels = np.where(np.arange(9) >= 4, rows, -100)
+    with torch.no_grad():
+        expected = float(model(input_ids=torch.from_numpy(rows), labels=torch.from_numpy(labels)).loss)
+    store = SequenceStore.open(chat_data(1).validation)
+    found = evaluate(model, store, dataclasses.replace(config, eval_sequences=24))
+    assert found == {"chat": pytest.approx(expected, rel=1e-5)}
+
+
+def test_masked_training_accumulates_and_resumes_like_any_other(
+    chat_data: Learned, tiny_config: Make, tmp_path: Path
+) -> None:
+    data = chat_data(1)
+    config = tiny_config(mixture="proportional")
+    whole = train(config, data, tmp_path / "whole", progress=False)
+    train(dataclasses.replace(config, steps=10), data, tmp_path / "again", progress=False)
+    assert published(tmp_path / "again") == published(tmp_path / "whole")
+    small = train(dataclasses.replace(config, micro_batch_size=1), data, tmp_path / "small", progress=False)
+    assert small.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+def test_a_step_without_a_learned_token_says_what_to_change(
+    tiny_data: TrainData, tiny_config: Make, tmp_path: Path, packed: SimpleNamespace
+) -> None:
+    rows = [[("p", [2, 3, 4])]] * 6
+    file = packed.write(tmp_path / "p.arrow", rows, length=16, domain="p", masks=[[]] * 6)
+    data = dataclasses.replace(tiny_data, train={"p": [str(file)]}, validation={})
+    with pytest.raises(TrainingError, match="step 1: none of the 18 tokens is learned; raise batch_size"):
+        train(tiny_config(mixture="proportional"), data, tmp_path / "o", progress=False)
 
 
 def test_one_step_of_the_optimiser_by_hand(tiny_config: Make, tiny_data: TrainData, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from penstock.training.model import (
     check_isolation,
     logits_function,
     pack_inputs,
+    predicted_tokens,
     segment_sums,
     token_losses,
 )
@@ -93,6 +94,40 @@ def test_the_mask_is_causal_inside_segments() -> None:
         [0, 0, 1, 0],
         [0, 0, 0, 1],
     ]
+
+
+def test_learned_tokens_have_the_loss_and_the_gradient_of_labels_that_leave_out_the_others(model: Any) -> None:
+    """transformers leaves out the labels -100; its loss is the mean over the others."""
+    rows = np.array([ONE + ONE, TWO + THREE])
+    learned = np.array([[0, 0, 1, 1, 0, 0, 1, 1], [1, 0, 0, 1, 1, 0, 0, 0]], dtype=bool)
+    ids, positions = segment_layout(np.array([1, 1]), np.array([8, 8]), 8)
+    labels = torch.from_numpy(np.where(learned, rows, -100))
+    model.zero_grad()
+    expected = model(input_ids=torch.from_numpy(rows), labels=labels).loss
+    expected.backward()
+    gradient = model.model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+
+    inputs = pack_inputs(rows, ids, positions, learned, device=CPU)
+    losses = token_losses(logits_function(model), inputs)
+    losses.mean().backward()
+    assert inputs.targets.tolist() == [7, 8, 7, 8, 33, 34]
+    assert losses.mean().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(model.model.embed_tokens.weight.grad, gradient, atol=1e-6)
+    sums, counts = segment_sums(losses, inputs)
+    assert counts.tolist() == [4, 2]
+    assert sums.sum().item() == pytest.approx(6 * expected.item(), rel=1e-5)
+    model.zero_grad()
+    # a mask that is off by one is another loss
+    shifted = pack_inputs(rows, ids, positions, np.roll(learned, 1, axis=1), device=CPU)
+    assert token_losses(logits_function(model), shifted).mean().item() != pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_first_token_of_a_segment_has_no_loss_though_it_is_learned() -> None:
+    ids, _ = segment_layout(np.array([2]), np.array([2, 3]), 6)
+    assert predicted_tokens(ids, None).astype(int).tolist() == [[1, 0, 1, 1, 0]]
+    assert predicted_tokens(ids, np.ones((1, 6), bool)).astype(int).tolist() == [[1, 0, 1, 1, 0]]
+    assert predicted_tokens(ids, np.array([[1, 0, 1, 0, 1, 1]], bool)).astype(int).tolist() == [[0, 0, 0, 1, 0]]
 
 
 def test_gradients_flow_from_predicted_tokens_only(model: Any) -> None:

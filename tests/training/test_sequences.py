@@ -172,6 +172,59 @@ def test_the_schema_of_the_package_is_what_is_read(tmp_path: Path) -> None:
     assert store.segments("d", np.array([0]))[2].to_pylist() == ["ü#0"]
 
 
+def test_learned_positions_are_read_where_a_file_has_them(tmp_path: Path, packed: SimpleNamespace) -> None:
+    files = {
+        "a": [
+            packed.write(tmp_path / "a0.arrow", A[:2], length=5, batch=1, masks=[[1, 2, 3, 4], None]),
+            packed.write(tmp_path / "a1.arrow", A[2:], length=5, masks=[[]]),
+        ],
+        "b": [packed.write(tmp_path / "b.arrow", B, length=5)],
+    }
+    store = SequenceStore.open(files)
+    found = store.learned("a", np.array([2, 1, 0]))
+    assert found is not None
+    assert found.astype(int).tolist() == [[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 0]]
+    assert store.learned("a", np.array([1, 1])) is None
+    assert store.learned("b", np.array([0, 1])) is None
+    read = store.read(np.array([1, 0, 1, 0]), np.array([1, 0, 0, 2]))
+    assert read.learned is not None
+    assert read.learned.astype(int).tolist() == [[1] * 5, [0, 1, 0, 1, 0], [1] * 5, [0] * 5]
+    assert store.read(np.array([1, 0]), np.array([1, 1])).learned is None
+
+
+def test_files_without_masks_are_not_looked_at(
+    tmp_path: Path, packed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed.write(tmp_path / "b.arrow", B, length=5)
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all().drop_columns("loss_mask")
+    with pa.ipc.new_file(str(tmp_path / "old.arrow"), table.schema) as writer:
+        writer.write_table(table)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a mask was read")
+
+    monkeypatch.setattr("penstock.training.sequences.run_mask", never)
+    monkeypatch.setattr("penstock.training.sequences._check_mask", never)
+    store = SequenceStore.open({"null": [path], "absent": [tmp_path / "old.arrow"]})
+    assert store.read(np.array([0, 1]), np.array([1, 0])).learned is None
+
+
+@pytest.mark.parametrize("mask", [[0], [2, 1], [1, 1], [0, 6], [-1, 2], [0, 2, 2, 3], [0, 2, 1, 3]])
+def test_a_mask_that_is_none_is_refused(tmp_path: Path, packed: SimpleNamespace, mask: list[int]) -> None:
+    path = packed.write(tmp_path / "a.arrow", B, length=5, masks=[[0, 1], mask])
+    with pytest.raises(DatasetError, match=r"a\.arrow, record batch 0: loss_mask must hold start and stop of runs"):
+        SequenceStore.open({"d": [path]})
+
+
+def test_a_mask_of_another_type_is_refused(tmp_path: Path) -> None:
+    table = sequence_table(FOUR, [[4]], [["d"]]).append_column("loss_mask", pa.array([[0, 1]], pa.list_(pa.int64())))
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DatasetError, match="loss_mask is list<item: int64>, allowed list<int32>"):
+        SequenceStore.open({"d": [tmp_path / "x.arrow"]})
+
+
 def test_layout_of_two_rows_by_hand() -> None:
     ids, positions = segment_layout(np.array([2, 1, 0]), np.array([3, 1, 5]), 5)
     assert ids.tolist() == [[0, 0, 0, 1, -1], [0, 0, 0, 0, 0], [-1] * 5]

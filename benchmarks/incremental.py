@@ -1,0 +1,144 @@
+"""A nightly build: 1 % more input since yesterday, against a full build of the same input.
+
+The corpus is 100 files of recombined sentences of real text (``--data``, by default this Python installation) and a
+101st that comes in the night; one document in 50 repeats another. Three builds, each the command a user types:
+
+    yesterday   penstock build            100 files, from nothing
+    full        penstock build            101 files, from nothing, with yesterday's tokenizer
+    nightly     penstock build --since    101 files
+
+The rows of nightly and full must be the same (digest of every step), or the benchmark stops. Only processes' wall time
+counts, start-up included. Then files are removed and changed in the same way.
+
+Price: about 4 bytes of free disk a byte of text; most of the time is the two full builds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.corpora import from_environment, recombined, sentences
+
+FILES = 100
+FULL_MB = 600
+QUICK_MB = 20
+MATERIAL_MB = 24
+WORKERS = 2
+STEPS = ("documents", "deduplicated", "scored", "dataset-1")
+
+RECIPE = """
+name: nightly
+seed: 1
+source:
+  files: [{{path: '{corpus}/*.jsonl'}}]
+filters: {{gopher_quality: {{}}, gopher_repetition: {{}}, language: {{languages: [en], min_confidence: 0.2}}}}
+deduplicate: {{near: {{}}}}
+tokenizer: {{vocabulary_size: 4096, sample_mb: 8}}
+select: null
+"""
+
+
+def build(recipe: Path, out: Path, *options: str) -> float:
+    """Run a build and give its seconds."""
+    command = [sys.executable, "-m", "penstock", "build", str(recipe), "--out", str(out), "--workers", str(WORKERS)]
+    started = time.perf_counter()
+    done = subprocess.run([*command, *options], cwd=harness.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise harness.BenchmarkError(f"penstock build: exit code {done.returncode}: {said[-1] if said else ''}")
+    return time.perf_counter() - started
+
+
+def full_with_tokenizer_of(earlier: Path, recipe: Path, out: Path) -> float:
+    """A build of everything that goes on with an earlier run's tokenizer, and no part of it."""
+    fitted = out.with_name(out.name + "-fitted")
+    fitted.mkdir()
+    shutil.copytree(earlier / "tokenizer", fitted / "tokenizer")
+    shutil.copy(earlier / "run.json", fitted)
+    return build(recipe, out, "--since", str(fitted))
+
+
+def digests(out: Path) -> dict[str, str]:
+    from penstock.dataset import Dataset
+
+    return {step: Dataset(str(out / step)).digest for step in STEPS}
+
+
+def same_rows(one: Path, two: Path) -> None:
+    """Raise BenchmarkError unless both builds made the same rows."""
+    a, b = digests(one), digests(two)
+    other = [step for step in STEPS if a[step] != b[step]]
+    if other:
+        raise harness.BenchmarkError(f"{', '.join(other)}: the incremental build's rows are not the full build's")
+
+
+def measure(options: harness.Options) -> harness.Result:
+    megabytes = QUICK_MB if options.quick else FULL_MB
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as scratch:
+        folder = Path(scratch)
+        corpus, material = folder / "corpus", options.data
+        corpus.mkdir()
+        if material is None:
+            material = folder / "material"
+            material.mkdir()
+            from_environment(material, 6 if options.quick else MATERIAL_MB)
+        parts = sentences(material)
+        for number in range(FILES):
+            with (corpus / f"day-{number:03d}.jsonl").open("wb", buffering=1 << 20) as file:
+                recombined(parts, file, megabytes * 1_000_000 // FILES, "day", number)
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(RECIPE.format(corpus=corpus))
+
+        first = build(recipe, folder / "yesterday")
+        rows.append({"what": f"{FILES} files from nothing", "seconds": first})
+        changes = {
+            "one file more": lambda: _add(corpus, parts, megabytes),
+            "one file less": lambda: (corpus / "day-040.jsonl").unlink(),
+            "one file changed": lambda: _change(corpus / "day-070.jsonl"),
+        }
+        shares = {}
+        earlier = folder / "yesterday"
+        for what, change in changes.items():
+            change()
+            name = what.replace(" ", "-")
+            nightly = build(recipe, folder / name, "--since", str(earlier))
+            full = full_with_tokenizer_of(earlier, recipe, folder / f"{name}-full")
+            same_rows(folder / name, folder / f"{name}-full")
+            shares[what] = nightly / full
+            rows.append({"what": what, "seconds": nightly, "full build": full, "share": nightly / full})
+            shutil.rmtree(folder / f"{name}-full")
+            earlier = folder / name
+    return harness.Result(
+        rows=rows,
+        bars=[
+            harness.Bar(
+                name=f"share of a full build's time, +1 % of {megabytes:,} MB of text",
+                value=shares["one file more"],
+                op="<=",
+                want=0.05,
+            )
+        ],
+        versions=harness.versions("pyarrow", "numpy", "tokenizers"),
+    )
+
+
+def _add(corpus: Path, parts: list[bytes], megabytes: int) -> None:
+    with (corpus / f"day-{FILES:03d}.jsonl").open("wb", buffering=1 << 20) as file:
+        recombined(parts, file, megabytes * 1_000_000 // FILES, "day", FILES)
+
+
+def _change(path: Path) -> None:
+    """Take the last quarter of a file's lines away."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: len(lines) * 3 // 4]))
+
+
+if __name__ == "__main__":
+    harness.main("incremental", __doc__, measure)

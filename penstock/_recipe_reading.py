@@ -1,0 +1,88 @@
+"""How a recipe's mapping is checked before it becomes models: overrides, unknown keys with the nearest name, errors."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel
+
+from penstock.errors import ConfigError
+
+
+def problem(error: Any) -> str:
+    path = ".".join(str(p) for p in error["loc"] if not str(p)[:1].isupper() and "[" not in str(p))
+    message = error["msg"].removeprefix("Value error, ")
+    got = error.get("input")
+    plain = got is None or isinstance(got, (str, int, float, bool))
+    return f"{path or 'recipe'}: {message}" + (f" (got {got!r})" if plain and error["type"] != "value_error" else "")
+
+
+def override_in(value: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b=c`` in place."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: allowed KEY.KEY=VALUE, for example train.steps=200")
+    try:
+        new = yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    for key in keys[:-1]:
+        inner = value.get(key)
+        if not isinstance(inner, dict):
+            inner = value[key] = {}
+        value = inner
+    value[keys[-1]] = new
+
+
+def unknown_keys(kind: Any, value: Any, path: str) -> Iterator[str]:
+    """Keys of ``value`` that ``kind`` does not have, each with the nearest name it does have."""
+    if isinstance(value, (list, tuple)):
+        inner = [a for a in _options(kind) if get_origin(a) in (tuple, list)]
+        for option in inner:
+            for index, item in enumerate(value):
+                yield from unknown_keys(get_args(option)[0], item, f"{path}.{index}")
+        return
+    if not isinstance(value, dict):
+        return
+    for option in _options(kind):
+        if get_origin(option) in (dict, Mapping):
+            for key, item in value.items():
+                yield from unknown_keys(get_args(option)[1], item, f"{path}.{key}")
+            return
+    for option in _options(kind):
+        known = _fields(option)
+        if known is None:
+            continue
+        for key, item in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
+                yield f"unknown key {here}; {hint}"
+            else:
+                yield from unknown_keys(known[key], item, here)
+        return
+
+
+def _options(kind: Any) -> list[Any]:
+    """The alternatives of a union, with annotations stripped."""
+    if get_origin(kind) is Annotated:
+        return _options(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [o for a in get_args(kind) for o in _options(a)]
+    return [kind]
+
+
+def _fields(kind: Any) -> dict[str, Any] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return {f.name: hints[f.name] for f in fields(kind) if f.init}
+    return None

@@ -1,0 +1,210 @@
+"""Embeddings from an HTTP server that speaks OpenAI's ``POST /v1/embeddings`` (vLLM, TEI, llama.cpp, OpenAI, …).
+
+Texts go in requests of ``batch_size``, ``concurrency`` of them in flight a worker. A request that is refused for now
+(408, 409, 429, 5xx, a broken connection) is tried again after the time the server names, else after a growing wait. One
+that is refused for what it holds (400, 413, 422) is halved until the text at fault stands alone: that text becomes the
+zero vector and the run goes on. Everything else (a wrong key, an unknown model, an answer of another shape) stops the
+run with what to mend.
+
+The API key is read from the environment variable that the recipe names, when a request is made; it is in no key, no
+manifest and no pickle. A server may be replaced behind its address: ``probe`` records what it made of fixed sentences,
+so a changed model changes the digest of the step.
+
+Price: the server's; reading an answer takes 50 µs a vector of 384 dimensions.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import orjson
+
+from penstock.embedding.base import Vectors, normalised
+from penstock.errors import ConfigError, InputError
+
+PROBE = (
+    "The river carries the water to the mill.",
+    "def add(a, b): return a + b",
+    "The court dismissed the appeal.",
+    "Two plus two is four.",
+)
+_AGAIN = {408, 409, 425, 429}
+_TEXT_AT_FAULT = {400, 413, 422}
+_LONGEST_WAIT = 30.0
+
+
+class _TryAgain(Exception):
+    """A request that may work later; ``wait`` is what the server asked for, in seconds."""
+
+    def __init__(self, what: str, wait: float | None = None) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
+class _Refused(Exception):
+    """A request that the server refuses for what it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Embedder: a model behind an OpenAI-compatible API.
+
+    Attributes:
+        url: up to and with ``/v1``.
+        model: its name on the server.
+        dimensions: of its vectors; 0 takes what comes (for ``probe``).
+        api_key_env: name of the environment variable with the key; None sends none.
+    """
+
+    url: str
+    model: str
+    dimensions: int
+    api_key_env: str | None = None
+    batch_size: int = 64
+    concurrency: int = 4
+    timeout: float = 60.0
+    attempts: int = 6
+
+    revision: ClassVar[int] = 1
+
+    def setup(self) -> None:
+        """Fail now, not in the middle of a batch, when the key is not there."""
+        self._headers()
+
+    def embed(self, texts: list[str]) -> Vectors:
+        """Unit vectors of texts: float32, shape (n, dimensions).
+
+        Raises:
+            ConfigError: the variable with the key is not set.
+            InputError: the server cannot be reached, refuses the key or the model, or answers in another shape.
+        """
+        batches = [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
+        if len(batches) < 2 or self.concurrency == 1:
+            found = [self._embed(batch) for batch in batches]
+        else:
+            with ThreadPoolExecutor(min(self.concurrency, len(batches))) as pool:
+                found = list(pool.map(self._embed, batches))
+        return np.concatenate(found) if found else np.zeros((0, self.dimensions), dtype=np.float32)
+
+    def probe(self) -> Vectors:
+        """Vectors of fixed sentences; also the cheapest way to find a wrong address, name or key.
+
+        Raises:
+            InputError: as ``embed``, and when the server refuses a plain sentence.
+        """
+        try:
+            return normalised(self._request(list(PROBE)))
+        except _Refused as error:
+            raise InputError(f"{self._where}: a plain sentence was refused ({error}); check embed.model") from error
+
+    def _embed(self, texts: list[str]) -> Vectors:
+        try:
+            return normalised(self._request(texts))
+        except _Refused:
+            if len(texts) == 1:
+                return np.zeros((1, self.dimensions), dtype=np.float32)
+            half = len(texts) // 2
+            return np.concatenate([self._embed(texts[:half]), self._embed(texts[half:])])
+
+    @property
+    def _where(self) -> str:
+        return f"embedding server {self.url}, model {self.model}"
+
+    def _headers(self) -> dict[str, str]:
+        if self.api_key_env is None:
+            return {}
+        key = os.environ.get(self.api_key_env)
+        if not key:
+            raise ConfigError(
+                f"embed.model.api_key_env: the environment variable {self.api_key_env} is not set, allowed one that "
+                "holds the API key; export it where penstock and its workers run"
+            )
+        return {"Authorization": f"Bearer {key}"}
+
+    def _request(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        import tenacity
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome is not None else None
+            asked = getattr(error, "wait", None)
+            return min(asked if asked is not None else 0.5 * 2.0 ** (state.attempt_number - 1), _LONGEST_WAIT)
+
+        trying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.attempts),
+            wait=wait,
+            retry=tenacity.retry_if_exception_type(_TryAgain),
+            reraise=True,
+        )
+        try:
+            vectors: np.ndarray[Any, np.dtype[np.float64]] = trying(self._once, texts)
+        except _TryAgain as error:
+            raise InputError(
+                f"{self._where}: {error} after {self.attempts} attempts; start the server, or lower concurrency and "
+                "batch_size; what is done is kept, so run again to resume"
+            ) from error
+        return vectors
+
+    def _once(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        import httpx
+
+        body = orjson.dumps({"model": self.model, "input": texts, "encoding_format": "float"})
+        headers = self._headers() | {"Content-Type": "application/json"}
+        try:
+            answer = _client(self.timeout).post(f"{self.url.rstrip('/')}/embeddings", content=body, headers=headers)
+        except httpx.InvalidURL as error:
+            raise InputError(f"{self._where}: {error}; check embed.model.url") from error
+        except httpx.TransportError as error:
+            raise _TryAgain(f"no answer ({type(error).__name__}: {error})") from error
+        status = answer.status_code
+        if status in _AGAIN or status >= 500:
+            raise _TryAgain(f"status {status} ({_excerpt(answer)})", _retry_after(answer))
+        if status in _TEXT_AT_FAULT:
+            raise _Refused(f"status {status}: {_excerpt(answer)}")
+        if status != 200:
+            mend = {401: "the API key", 403: "the API key", 404: "url (it ends with /v1) and model"}.get(status, "url")
+            raise InputError(f"{self._where}: got status {status} ({_excerpt(answer)}), allowed 200; check {mend}")
+        return self._vectors(answer.content, len(texts))
+
+    def _vectors(self, content: bytes, expected: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The vectors of an answer in the order of the request, which ``index`` gives."""
+        try:
+            rows = sorted(orjson.loads(content)["data"], key=lambda row: row["index"])
+            places = [row["index"] for row in rows]
+            vectors = np.array([row["embedding"] for row in rows], dtype=np.float64)
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self._where}: got an answer that is no list of embeddings ({error}); is this an embedding model?"
+            ) from error
+        if places != list(range(expected)) or vectors.ndim != 2:
+            raise InputError(f"{self._where}: got {len(rows)} vectors for {expected} texts, allowed one each, numbered")
+        if self.dimensions and vectors.shape[1] != self.dimensions:
+            raise InputError(
+                f"{self._where}: got vectors of {vectors.shape[1]} dimensions, expected {self.dimensions}; the model "
+                "behind the address changed, so change embed.model.revision"
+            )
+        return vectors
+
+
+def _excerpt(answer: Any) -> str:
+    """The beginning of an error's text, on one line; servers send whole pages."""
+    return " ".join(answer.text[:200].split())
+
+
+def _retry_after(answer: Any) -> float | None:
+    try:
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (KeyError, ValueError):  # none, or a date
+        return None
+
+
+@functools.cache
+def _client(timeout: float) -> Any:
+    """One pool of connections a process."""
+    import httpx
+
+    return httpx.Client(timeout=timeout, follow_redirects=False)

@@ -1,0 +1,126 @@
+"""What a build may take over from an earlier one: parts whose settings and content are the same.
+
+A pass that declares ``reuse`` (the settings that decide its output) keeps its receipts with the dataset, each
+under its split's ``memo`` (the content it read). The next build of the step looks there before it runs a split:
+an unchanged file, or an unchanged part of a parent, costs one look-up. What is taken over is what would have
+been made, so an incremental build gives the full build's rows by construction; there is no second code path.
+
+The same tables are the persistent index of exact hashes and MinHash bands: key blocks by hash range, versioned by
+the settings, the step's revision and the libraries that they were made with.
+
+    manifest.json    passes: {"path": "<key>/passes.json.zst", …}
+    passes.json.zst  {"format": 1, "passes": {"keys": {"signature": "…", "receipts": {memo: receipt}}}}
+
+Price: about 1 kB a split to store; taking a part over is a link on one disk, a copy inside one store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import zstandard
+
+from penstock.dataset import Manifest
+from penstock.pipelines.passes import Receipt, Split
+from penstock.storage import Folder
+
+FORMAT = 1
+PASSES = "passes.json.zst"
+
+
+@dataclass(frozen=True)
+class KeptPass:
+    """Receipts of one pass by memo, and what they were made with."""
+
+    signature: str
+    receipts: Mapping[str, Receipt]
+
+
+def dump_passes(passes: Mapping[str, KeptPass]) -> bytes:
+    """The file that stores kept passes beside a manifest."""
+    value = {
+        name: {"signature": kept.signature, "receipts": {m: r.to_json() for m, r in kept.receipts.items()}}
+        for name, kept in passes.items()
+    }
+    text = json.dumps({"format": FORMAT, "passes": value}, sort_keys=True)
+    return zstandard.compress(text.encode())
+
+
+def load_passes(data: bytes) -> dict[str, KeptPass]:
+    """The kept passes of a file.
+
+    Raises:
+        ValueError: it is damaged or of another format.
+    """
+    try:
+        value = json.loads(zstandard.decompress(data))
+        if value["format"] != FORMAT:
+            raise ValueError(f"format {value['format']}, this penstock reads {FORMAT}")
+        return {
+            name: KeptPass(p["signature"], {memo: Receipt.from_json(r) for memo, r in p["receipts"].items()})
+            for name, p in value["passes"].items()
+        }
+    except (zstandard.ZstdError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"damaged ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A committed build of the same step, here or in another run's folder."""
+
+    folder: Folder
+    manifest: Manifest
+    warn: Callable[[str], None]
+
+    @cached_property
+    def passes(self) -> dict[str, KeptPass]:
+        """Its kept passes; none where their file is gone or cannot be read, which costs time and nothing else."""
+        entry = self.manifest.passes
+        if entry is None:
+            return {}
+        try:
+            return load_passes(self.folder.read_bytes(entry.path))
+        except (FileNotFoundError, ValueError) as error:
+            self.warn(f"{self.folder.join(entry.path)}: {error}; nothing is taken over from it, all is built again")
+            return {}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        return self.folder.sizes()
+
+    def take(self, name: str, signature: str, splits: Sequence[Split], into: Folder) -> dict[str, Receipt]:
+        """Receipts that hold for these splits, by split id, their parts brought into ``into``."""
+        kept = self.passes.get(name)
+        if kept is None or kept.signature != signature:
+            return {}
+        out = {}
+        for split in splits:
+            receipt = kept.receipts.get(split.memo) if split.memo else None
+            if receipt is None or any(self.sizes.get(p.file.path) != p.file.bytes for p in receipt.parts.values()):
+                continue
+            if into != self.folder:
+                for part in receipt.parts.values():
+                    into.copy_from(self.folder, part.file.path)
+            out[split.id] = receipt
+        return out
+
+
+def files_of(passes: Mapping[str, KeptPass]) -> Iterator[str]:
+    """Paths of every part that kept passes name."""
+    for kept in passes.values():
+        for receipt in kept.receipts.values():
+            for part in receipt.parts.values():
+                yield part.file.path
+
+
+def named_files(folder: Folder, manifest: Manifest) -> set[str]:
+    """Every file that a committed dataset holds: tables, artifacts, and the parts kept for the next build."""
+    named = {file.path for table in manifest.tables.values() for file in table.files}
+    named |= {file.path for file in manifest.artifacts.values()}
+    if manifest.passes is not None:
+        named.add(manifest.passes.path)
+        named |= set(files_of(Earlier(folder, manifest, lambda message: None).passes))
+    return named
