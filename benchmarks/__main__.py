@@ -12,7 +12,7 @@ import sys
 
 from benchmarks.harness import RESULTS, ROOT, markdown, parser
 
-BENCHMARKS = ("startup", "build", "memory", "embedding")
+BENCHMARKS = ("startup", "build", "dedup", "contamination", "embedding", "incremental", "memory")
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ FULL_MB = 600
 QUICK_MB = 20
 MATERIAL_MB = 24
 WORKERS = 2
+SPLIT_MB = 4  # a file a split: what 32 MB, the default, is to a corpus ten times as large
 STEPS = ("documents", "deduplicated", "scored", "dataset-1")
 
 RECIPE = """
@@ -46,7 +47,8 @@ select: null
 
 def build(recipe: Path, out: Path, *options: str) -> float:
     """Run a build and give its seconds."""
-    command = [sys.executable, "-m", "penstock", "build", str(recipe), "--out", str(out), "--workers", str(WORKERS)]
+    command = [sys.executable, "-m", "penstock", "build", str(recipe), "--out", str(out)]
+    command += ["--workers", str(WORKERS), "--split-mb", str(SPLIT_MB)]
     started = time.perf_counter()
     done = subprocess.run([*command, *options], cwd=harness.ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
