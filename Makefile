@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/penstock run recipes/quickstart.yaml
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: install
 	$(BIN)/ruff check .

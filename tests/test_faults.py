@@ -25,6 +25,7 @@ import pytest
 
 from penstock.dataset import Dataset
 from penstock.recipe import Recipe
+from penstock.reuse import named_files
 from penstock.storage import Folder
 
 pytestmark = pytest.mark.slow
@@ -206,7 +207,7 @@ def compare(root, reference, note):
         assert dataset.manifest.counts == expected.manifest.counts, (name, note)
         assert dataset.manifest.counts.balances, (name, note)
         assert dataset.manifest.stats == expected.manifest.stats or not name.startswith("dataset"), (name, note)
-        named = {entry.path for entry in dataset.entries()} | {"manifest.json"}
+        named = named_files(dataset.folder, dataset.manifest) | {"manifest.json"}
         assert set(dataset.folder.files()) - {"README.md", "croissant.json"} == named, (name, note)
         dataset.verify()
     for number in (1, 2):
