@@ -151,8 +151,13 @@ class Folder:
         return json.loads(self.read_bytes(name))
 
     def open_write(self, name: str) -> HashingFile:
-        """A new file to stream into; it becomes visible in a store only when closed."""
+        """A new file to stream into; it becomes visible in a store only when closed.
+
+        A file of that name is taken away first, not overwritten: another folder may hold it too (``copy_from``).
+        """
         with storage_errors(self.join(name)):
+            if self.is_local:
+                Path(self.join(name)).unlink(missing_ok=True)
             return HashingFile(self.fs.open(self.join(name), "wb"), self.join(name), is_local=self.is_local)
 
     def write_bytes(self, name: str, data: bytes) -> None:

@@ -173,3 +173,25 @@ def test_empty_directories_go_and_files_stay(tmp_path):
     folder.write_bytes("c/x", b"")
     folder.prune_empty()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
+
+
+def test_a_copy_on_one_disk_keeps_its_bytes_when_the_original_is_written_anew(tmp_path):
+    one, two = Folder(str(tmp_path / "one")), Folder(str(tmp_path / "two"))
+    with one.open_write("data/a.parquet") as file:
+        file.write(b"first")
+    two.copy_from(one, "data/a.parquet")
+    two.copy_from(one, "data/a.parquet")  # there already
+    with one.open_write("data/a.parquet") as file:
+        file.write(b"second, longer")
+    assert (one.read_bytes("data/a.parquet"), two.read_bytes("data/a.parquet")) == (b"second, longer", b"first")
+    one.remove(["data/a.parquet"])
+    assert two.read_bytes("data/a.parquet") == b"first"
+
+
+def test_a_copy_crosses_from_a_disk_to_a_store_and_back(tmp_path):
+    disk, store, back = Folder(str(tmp_path / "a")), Folder("memory://copies"), Folder(str(tmp_path / "b"))
+    disk.write_bytes("x/file", b"bytes")
+    store.copy_from(disk, "x/file", "y")
+    store.copy_from(store, "y", "z")
+    back.copy_from(store, "z", "w/file")
+    assert back.read_bytes("w/file") == b"bytes"
