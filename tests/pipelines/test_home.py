@@ -186,7 +186,7 @@ def members(session):
 
 
 def wait_for(condition, why):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end, why()
         time.sleep(0.005)

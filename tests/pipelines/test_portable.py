@@ -121,7 +121,7 @@ def process(command, log, **options):
         assert not psutil.wait_procs(family, 10)[1]
 
 
-def wait_for(what, found, *processes, seconds=60):
+def wait_for(what, found, *processes, seconds=240):
     """The first true value of ``found()``; fails when a process ends or time is up."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from penstock import schema, seeding
 from penstock.errors import ConfigError, InputError
 from penstock.sources.base import InputFile, SourceSplit, fingerprint
-from penstock.sources.files import FileEntry, FileSource
+from penstock.sources.files import FileEntry, FileSource, _ends_group
 
 HUGE = 1 << 40
 
@@ -485,10 +485,15 @@ def test_a_file_that_comes_or_goes_changes_the_splits_beside_it_alone(sizes, new
         return
     before, after = groups(sizes), groups(sizes | {new: size})
     gone, made = set(before) - set(after), set(after) - set(before)
-    # the group of the file, and where groups are cut at the limit those up to the next border of its own
-    capped = sum(len(group) > 1 for group in before) // 4
-    assert len(gone) <= 1 + capped
-    assert len(made) <= 3 + capped
+    # groups change between the borders around the file alone; without the size limit that is its own group
+    names = sorted(f"{name}.txt" for name in sizes)
+    ends = _ends_group(names, [sizes[name.removesuffix(".txt")] for name in names], 100)
+    borders = [name for name, end in zip(names, ends, strict=True) if end]
+    low = max((name for name in borders if name < f"{new}.txt"), default="")
+    high = min((name for name in borders if name > f"{new}.txt"), default="~")
+    for group in gone | made:
+        assert low < group[0]
+        assert group[-1] <= high
 
 
 def test_a_file_among_thousands_changes_one_split_or_few(tmp_path, monkeypatch):
