@@ -256,6 +256,29 @@ def read_part(
         raise DatasetError(f"{folder.join(entry.path)}: {error}; run the build again") from error
 
 
+def side_by_side(
+    batches: Iterator[pa.RecordBatch], others: Iterator[pa.RecordBatch]
+) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """Each batch with the rows at the same places of another table, however that comes cut.
+
+    Args:
+        others: as many rows as ``batches`` have, or more.
+    """
+    rest: pa.RecordBatch | None = None
+    for batch in batches:
+        have: list[pa.RecordBatch] = []
+        need = batch.num_rows
+        while need:
+            if rest is None or rest.num_rows == 0:
+                rest = next(others)
+            take = rest.slice(0, need)
+            rest = rest.slice(take.num_rows)
+            have.append(take)
+            need -= take.num_rows
+        if have:
+            yield batch, pa.Table.from_batches(have).combine_chunks().to_batches()[0]
+
+
 class TableWriter:
     """One Parquet file: zstd, page index, row groups bounded in bytes and rows, never an empty one.
 

@@ -17,7 +17,7 @@ Price: about 1 kB a split to store; taking a part over is a link on one disk, a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,19 +108,19 @@ class Earlier:
         return out
 
 
-def files_of(passes: Mapping[str, KeptPass]) -> Iterator[str]:
-    """Paths of every part that kept passes name."""
-    for kept in passes.values():
-        for receipt in kept.receipts.values():
-            for part in receipt.parts.values():
-                yield part.file.path
+def own_files(manifest: Manifest) -> set[str]:
+    """Files that a manifest names itself: of tables, artifacts and the receipts it keeps."""
+    named = {file.path for table in manifest.tables.values() for file in table.files}
+    named |= {file.path for file in manifest.artifacts.values()}
+    return named if manifest.passes is None else named | {manifest.passes.path}
+
+
+def kept_files(folder: Folder, manifest: Manifest) -> set[str]:
+    """Parts that a dataset keeps for the next build."""
+    passes = Earlier(folder, manifest, lambda message: None).passes
+    return {p.file.path for kept in passes.values() for r in kept.receipts.values() for p in r.parts.values()}
 
 
 def named_files(folder: Folder, manifest: Manifest) -> set[str]:
-    """Every file that a committed dataset holds: tables, artifacts, and the parts kept for the next build."""
-    named = {file.path for table in manifest.tables.values() for file in table.files}
-    named |= {file.path for file in manifest.artifacts.values()}
-    if manifest.passes is not None:
-        named.add(manifest.passes.path)
-        named |= set(files_of(Earlier(folder, manifest, lambda message: None).passes))
-    return named
+    """Every file that a committed dataset holds, but for the manifest itself and what is made from it."""
+    return own_files(manifest) | kept_files(folder, manifest)

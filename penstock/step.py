@@ -44,7 +44,7 @@ from penstock.pipelines.passes import (
     merge_parts,
     run_pass,
 )
-from penstock.reuse import PASSES, Earlier, KeptPass, dump_passes, named_files
+from penstock.reuse import PASSES, Earlier, KeptPass, dump_passes, kept_files, named_files, own_files
 from penstock.selectors.guard import check_drops
 from penstock.storage import Folder
 
@@ -162,6 +162,12 @@ class Context:
         data = self.folder.read_bytes(name)
         return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
 
+    def adopt_artifact(self, path: str) -> dict[str, FileEntry]:
+        """Entries, by file name, of a file below this step's folder; of an ``artifact`` (.json) with its arrays."""
+        paths = (path, path.removesuffix(".json") + ".safetensors") if path.endswith(".json") else (path,)
+        entries = [self.adopt(path) for path in paths]
+        return {entry.path.rpartition("/")[2]: entry for entry in entries}
+
     def collect(self, receipts: Sequence[Receipt], *tables: str) -> Built:
         """Counters and named tables of a pass, merged over its splits, with the timing-free statistics."""
         built = Built(counts=merge_counts(receipts))
@@ -195,6 +201,10 @@ class Step(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The resolved part of the recipe that decides the output (JSON values)."""
+
+    def guarded(self) -> tuple[str, ...]:
+        """Names by which ``max_dropped`` knows this step and what drops rows in it."""
+        return (self.name,)
 
     def inputs(self, settings: Settings) -> dict[str, str]:
         """Outside inputs by name, each with a digest of its bytes."""
@@ -434,10 +444,11 @@ _MADE_BY_STEPS = re.compile(r"[0-9a-f]{12}/|data/|dropped/|samples\.parquet$|(.*
 
 def clear(folder: Folder, manifest: Manifest) -> None:
     """Remove files of builds that the manifest does not name; files of other makers (``.git``, notes) stay."""
-    stale = [name for name in folder.files() if _MADE_BY_STEPS.match(name)]
+    named = own_files(manifest)
+    stale = [name for name in folder.files() if name not in named and _MADE_BY_STEPS.match(name)]
     if stale:
-        named = named_files(folder, manifest)
-        stale = [name for name in stale if name not in named]
+        kept = kept_files(folder, manifest)
+        stale = [name for name in stale if name not in kept]
     if stale:
         folder.remove(stale)
         folder.prune_empty()

@@ -120,9 +120,7 @@ def apply(works: Sequence[Any], batch: pa.RecordBatch, *, dropped: str = "sample
             if reasons.null_count < before:
                 gone = out.batch.filter(pc.is_valid(reasons))
                 gone_reasons = reasons.drop_null()
-                counts = out.reasons.setdefault(name, {})
-                for item in gone_reasons.value_counts().to_pylist():
-                    counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+                merge_counts(out.reasons, {name: value_counts(gone_reasons)})
                 out.dropped.append(drop_rows(gone, gone_reasons, step=name, keep=dropped))
                 out.batch = out.batch.filter(pc.is_null(reasons))
         elif isinstance(work, Editor):
@@ -158,15 +156,7 @@ def drop_rows(
 ) -> pa.RecordBatch:
     """Rows of the ``dropped`` table for ``rows``, with as much text as ``keep`` allows."""
     n = rows.num_rows
-    text = pa.nulls(n, pa.string())
-    if "text" in rows.schema.names and keep != "ids":
-        text = rows["text"]
-        if keep == "sample":
-            from penstock.selectors.pii import masked
-
-            # masked before the cut: half an address would no longer look like one
-            text = masked(pc.utf8_slice_codeunits(text, 0, 8 * SAMPLE_CHARACTERS))
-            text = pc.utf8_slice_codeunits(text, 0, SAMPLE_CHARACTERS)
+    text = kept_text(rows["text"], keep) if "text" in rows.schema.names else pa.nulls(n, pa.string())
 
     def column(name: str) -> pa.Array:
         return rows[name] if name in rows.schema.names else pa.nulls(n, pa.string())
@@ -183,6 +173,24 @@ def drop_rows(
         ],
         schema=schema.DROPPED,
     )
+
+
+def kept_text(text: pa.Array, keep: str = "sample") -> pa.Array:
+    """As much of each text as ``keep`` allows: null (``ids``), a masked beginning (``sample``) or all (``full``)."""
+    if keep == "ids":
+        return pa.nulls(len(text), pa.string())
+    if keep == "full":
+        return text
+    from penstock.selectors.pii import masked
+
+    # masked before the cut: half an address would no longer look like one
+    text = masked(pc.utf8_slice_codeunits(text, 0, 8 * SAMPLE_CHARACTERS))
+    return pc.utf8_slice_codeunits(text, 0, SAMPLE_CHARACTERS)
+
+
+def value_counts(values: pa.Array) -> dict[Any, int]:
+    """How often each value stands in an array."""
+    return {item["values"]: item["counts"] for item in values.value_counts().to_pylist()}
 
 
 def merge_counts(into: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -> None:

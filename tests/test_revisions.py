@@ -331,8 +331,8 @@ def change(record):
         # in what all steps with row work share, and in row work that wraps another
         (
             "work.py",
-            'if keep == "sample":',
-            'if keep != "sample":',
+            'if keep == "full":',
+            'if keep != "full":',
             {"Documents", "Deduplicated", "Scored", "Selection"},
         ),
         ("selectors/scope.py", "= np.arange(len(judged))", "= -np.arange(len(judged))", {"Documents"}),

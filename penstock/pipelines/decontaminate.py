@@ -147,6 +147,9 @@ class Benchmarks(Step):
             "index": asdict(self.settings),
         }
 
+    def guarded(self) -> tuple[str, ...]:
+        return (self.name, *(b.name for b in self.benchmarks))
+
     def inputs(self, settings: Settings) -> dict[str, str]:
         return {
             f"{b.name}:{file.name}": settings.fingerprint(file)
@@ -165,9 +168,7 @@ class Benchmarks(Step):
                 "look at decontaminate.benchmarks"
             )
         indexed = save_index(context.folder.join(context.prefix), items, self.settings)
-        for path in (indexed.path, indexed.path.removesuffix(".json") + ".safetensors"):
-            entry = context.adopt(path)
-            built.artifacts[entry.path.rpartition("/")[2]] = entry
+        built.artifacts |= context.adopt_artifact(indexed.path)
         sink = io.BytesIO()
         pq.write_table(indexed.not_checkable, sink, compression="zstd")
         built.artifacts["not_checkable.parquet"] = context.write_artifact("not_checkable.parquet", sink.getvalue())
@@ -207,13 +208,9 @@ class Screen:
             out.write("removed", screened.removed)
             gone = pc.is_valid(screened.reasons)
             reasons = screened.reasons.drop_null()
-            if len(reasons):
-                lost = batch.filter(gone)
-                out.write("dropped", rowwork.drop_rows(lost, reasons, step=self.work.name, keep=self.dropped))
-            counts = {r["values"]: r["counts"] for r in reasons.value_counts().to_pylist()}
-            # cast: parts with and without cuts have one schema, down to what may be null
-            kept = rowwork.with_columns(batch, screened.columns).cast(batch.schema).filter(pc.invert(gone))
-            out.count(rows_in=batch.num_rows, kept=kept.num_rows, dropped={self.work.name: counts} if counts else {})
+            out.drop(batch.filter(gone), reasons, step=self.work.name, keep=self.dropped)
+            kept = rowwork.with_columns(batch, screened.columns).filter(pc.invert(gone))
+            out.count(rows_in=batch.num_rows, kept=kept.num_rows)
             removed = screened.removed
             if removed.num_rows:
                 size = pc.sum(pc.subtract(removed["stop"], removed["start"])).as_py()
@@ -238,6 +235,9 @@ class Decontaminated(Step):
         # where the index lies is no setting; what is in it is in the parent's digest
         said["config"] = {k: v for k, v in said["config"].items() if k not in ("path", "digest")}
         return {"work": said}
+
+    def guarded(self) -> tuple[str, ...]:
+        return (self.name, self.work.name)
 
     def build(self, context: Context) -> Built:
         parent, benchmarks = (context.parents[name] for name in self.parents)
@@ -307,6 +307,5 @@ def _masked(text: str | None) -> str | None:
     """A sample for people, whatever the recipe keeps of dropped text."""
     if text is None:
         return None
-    rows = pa.RecordBatch.from_pydict({"doc_id": [""], "text": [text]})
-    masked: str = rowwork.drop_rows(rows, pa.array([""]), step="", keep="sample")["text"][0].as_py()
+    masked: str = rowwork.kept_text(pa.array([text], pa.string()))[0].as_py()
     return masked

@@ -28,13 +28,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock import work as rowwork
-from penstock.dataset import hash_json, read_part
+from penstock.dataset import read_part
 from penstock.errors import ConfigError
 from penstock.pipelines import near
 from penstock.pipelines.documents import PartSplit, domain_stats, part_splits
 from penstock.pipelines.history import History, Index
 from penstock.pipelines.passes import PartWriter, Slices, Split, add_numbers, splits_of
-from penstock.pipelines.verdicts import count_digests, digests_of, ranges_for, rows_by_bucket, write_verdicts
+from penstock.pipelines.verdicts import (
+    count_digests,
+    digests_of,
+    judged_splits,
+    ranges_for,
+    rows_by_bucket,
+    write_verdicts,
+)
 from penstock.selectors.exact import ExactDuplicates
 from penstock.selectors.minhash import MinHash
 from penstock.selectors.splits import AssignSplit
@@ -201,12 +208,7 @@ class ApplyVerdicts:
     def _drop(self, gone: pa.RecordBatch, reasons: pa.Array, details: pa.Array, out: PartWriter) -> None:
         alike = pc.equal(reasons, near.REASON)
         for step, mask in ((ExactDuplicates.name, pc.invert(alike)), (near.STEP, alike)):
-            rows = gone.filter(mask)
-            if rows.num_rows:
-                why = reasons.filter(mask)
-                found = rowwork.drop_rows(rows, why, step=step, keep=self.dropped, detail=details.filter(mask))
-                out.write("dropped", found)
-                out.count(dropped={step: {why[0].as_py(): rows.num_rows}})
+            out.drop(gone.filter(mask), reasons.filter(mask), step=step, keep=self.dropped, detail=details.filter(mask))
 
 
 def _overlaid(column: pa.Array, other: Any, source: NDArray[np.int64]) -> pa.Array:
@@ -264,6 +266,9 @@ class Deduplicated(Step):
         """What decides, beside its verdicts, what becomes of a part."""
         return {"works": [rowwork.describe(self.assign)], "drop": self.drop}
 
+    def guarded(self) -> tuple[str, ...]:
+        return (self.name, ExactDuplicates.name, *(() if self.minhash is None else (near.STEP,)))
+
     def inputs(self, settings: Settings) -> dict[str, str]:
         # by number: a key knows no folder
         return {f"history:{n}": self._open(url).manifest.key for n, url in enumerate(self.history)}
@@ -303,8 +308,7 @@ class Deduplicated(Step):
             reuse = {"index": self.index["MinHash"], "prefer": rule, "ranges": ranges}
             emit = near.EmitBands(parent.folder, self.minhash, rule, exact, ranges)
             gone = digests_of(judged, "dropped")
-            splits = [_with_memo(split, gone.get(str(split.index))) for split in part_splits(table)]
-            found = context.run("bands", emit, splits, reuse=reuse)
+            found = context.run("bands", emit, judged_splits(part_splits(table), gone), reuse=reuse)
             bands, whose = (index(Slices.of(context.folder, found, name), name) for name in ("bands", "rows"))
             copies = Slices.of(context.folder, judged, "copies")
             survived, stats = near.near_duplicates(context, bands, whose, ranges, copies, drop=self.drop)
@@ -314,15 +318,9 @@ class Deduplicated(Step):
                 add_numbers(stats, receipt.stats)
         assign = replace(self.assign, column=CLUSTER_HASH)
         work = ApplyVerdicts(parent.folder, exact, similar, self.drop, (assign,), context.settings.dropped)
-        splits = [_with_memo(s, *(of_part.get(str(s.index)) for of_part in digests)) for s in part_splits(table)]
-        receipts = context.run("apply", work, splits, reuse=self._applied)
+        receipts = context.run("apply", work, judged_splits(part_splits(table), *digests), reuse=self._applied)
         # verdicts speak of parts and rows, which depend on the splits; `dropped.detail` names the survivor
         built = context.collect(receipts, "documents", "dropped", "clusters")
         if self.minhash is not None:
             built.stats["near"] = stats
         return built
-
-
-def _with_memo(split: Split, *verdicts: list[int] | None) -> Split:
-    """A split that reads a part and what was judged of it."""
-    return replace(split, memo=hash_json([split.memo, *verdicts]))

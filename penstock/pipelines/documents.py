@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock import work as rowwork
-from penstock.dataset import FileEntry, TableEntry, hash_json, read_part
+from penstock.dataset import Dataset, FileEntry, TableEntry, hash_json, read_part
+from penstock.errors import DatasetError
 from penstock.pipelines.passes import PartWriter, Split
 from penstock.selectors.quality import QualityScore
 from penstock.step import Built, Context, Settings, Step
@@ -42,6 +43,22 @@ def part_splits(table: TableEntry, layout: str = "") -> list[Split]:
         layout: what else the output depends on, for passes that are not taken over.
     """
     return [Split(i, PartSplit(i, f, layout), memo=f.sha256) for i, f in enumerate(table.files)]
+
+
+def aligned_parts(step: str, documents: Dataset, other: Dataset, table: str) -> tuple[FileEntry, ...]:
+    """The parts of a table, one for each part of the documents and with the same rows.
+
+    Raises:
+        DatasetError: the documents were built again in other parts; they are joined by position.
+    """
+    parts, own = documents.table("documents").files, other.table(table).files
+    if [part.rows for part in parts] != [part.rows for part in own]:
+        first, second = documents.manifest.step, other.manifest.step
+        raise DatasetError(
+            f"{step}: the parts of {first} and {second} do not hold the same rows; delete the folder of {second} and "
+            "run again"
+        )
+    return own
 
 
 def config_of(value: Any) -> Any:
@@ -88,9 +105,7 @@ class ReadSources:
         for rows in by_name[piece.source].read(piece, dropped=self.dropped):
             size = pc.sum(pc.binary_length(rows.documents["text"])).as_py() or 0
             records = rows.documents.num_rows + rows.dropped.num_rows
-            reasons: dict[str, int] = {}
-            for item in rows.dropped["reason"].value_counts().to_pylist():
-                reasons[item["values"]] = item["counts"]
+            reasons = rowwork.value_counts(rows.dropped["reason"])
             out.write("dropped", rows.dropped)
             out.count(
                 rows_in=records,
@@ -137,6 +152,10 @@ class Documents(Step):
         sources = {f"{s.name}:{i.name}": settings.fingerprint(i) for s in self.sources for i in s.inputs()}
         return sources | self.lists(settings)
 
+    def guarded(self) -> tuple[str, ...]:
+        filters = [work.name for work in self.works if hasattr(work, "decide")]
+        return (self.name, *(source.name for source in self.sources), *filters)
+
     def lists(self, settings: Settings) -> dict[str, str]:
         """Files that row work reads, by path, each with a digest of its bytes."""
         works = [work for work in self.works if hasattr(work, "files")]
@@ -149,8 +168,7 @@ class Documents(Step):
         for source in self.sources:
             reads_files = any(name.startswith(f"{source.name}:") for name in prints)
             for piece in source.plan(settings.split_bytes):
-                files = [(f"{source.name}:{f.name}", f"{source.name}:{f.file}") for f in piece.files or (piece,)]
-                content = [prints.get(name) or prints.get(file) for name, file in files]
+                content = [prints.get(f"{source.name}:{file.name}") for file in piece.files or (piece,)]
                 sure = not reads_files or None not in content
                 memo = hash_json([source.identity(piece), content]) if sure else ""
                 out.append(Split(len(out), piece, memo=memo))

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock import work as rowwork
-from penstock.dataset import Dataset, FileEntry, hash_json, read_part
+from penstock.dataset import Dataset, FileEntry, hash_json, read_part, side_by_side
 from penstock.embedding import distil, sentences
 from penstock.embedding.base import Embed, Embedder
 from penstock.embedding.config import EmbedConfig, ModelConfig
@@ -32,7 +32,7 @@ from penstock.embedding.endpoint import Endpoint
 from penstock.embedding.sentences import SentenceFolder
 from penstock.embedding.static import StaticVectors, save_static
 from penstock.errors import DatasetError
-from penstock.pipelines.documents import part_splits
+from penstock.pipelines.documents import aligned_parts, part_splits
 from penstock.pipelines.passes import PartWriter, Split
 from penstock.sources.base import InputFile
 from penstock.step import Built, Context, Settings, Step, library_versions
@@ -98,9 +98,7 @@ class EmbedderStep(Step):
             else:
                 table, tokenizer = distil.read_table(Path(self.model.path))
             path, digest = save_static(context.folder.join(context.prefix), table, tokenizer, {})
-            for file in (path, path.removesuffix(".json") + ".safetensors"):
-                entry = context.adopt(file)
-                built.artifacts[entry.path.rpartition("/")[2]] = entry
+            built.artifacts |= context.adopt_artifact(path)
             facts |= {"path": context.adopt(path).path, "digest": digest, "dimensions": int(table.shape[1])}
         elif kind == "folder":
             digest = sentences.folder_digest(self.model.path)
@@ -227,13 +225,7 @@ def aligned_splits(step: str, documents: Dataset, embedded: Dataset) -> list[Spl
     Raises:
         DatasetError: the parts do not hold the same rows; they are joined by position.
     """
-    texts, vectors = documents.table("documents").files, embedded.table("embeddings").files
-    if [part.rows for part in texts] != [part.rows for part in vectors]:
-        first, second = documents.manifest.step, embedded.manifest.step
-        raise DatasetError(
-            f"{step}: the parts of {first} and {second} do not hold the same rows; delete the folder of {second} and "
-            "run again"
-        )
+    texts, vectors = documents.table("documents").files, aligned_parts(step, documents, embedded, "embeddings")
     return [
         Split(i, AlignedSplit(i, text, vector), memo=hash_json([text.sha256, vector.sha256]))
         for i, (text, vector) in enumerate(zip(texts, vectors, strict=True))
@@ -250,18 +242,7 @@ def aligned(
     """
     wanted = None if columns is None else tuple(dict.fromkeys(("doc_id", *columns)))
     vectors = read_part(embedded, split.embeddings, ("doc_id", "embedding"))
-    rest: pa.RecordBatch | None = None
-    for batch in read_part(documents, split.documents, wanted):
-        have: list[pa.RecordBatch] = []
-        need = batch.num_rows
-        while need:
-            if rest is None or rest.num_rows == 0:
-                rest = next(vectors)
-            take = rest.slice(0, need)
-            rest = rest.slice(take.num_rows)
-            have.append(take)
-            need -= take.num_rows
-        beside = pa.Table.from_batches(have).combine_chunks()
-        if not beside["doc_id"].chunk(0).equals(batch["doc_id"]):
+    for batch, beside in side_by_side(read_part(documents, split.documents, wanted), vectors):
+        if not beside["doc_id"].equals(batch["doc_id"]):
             raise DatasetError(f"{embedded.join(split.embeddings.path)}: its rows are of other documents; delete it")
-        yield rowwork.with_columns(batch, {"embedding": beside["embedding"].chunk(0)})
+        yield rowwork.with_columns(batch, {"embedding": beside["embedding"]})

@@ -281,14 +281,12 @@ class QualityStep(Step):
         score = self.classifier.fit(merged, context.folder.join(context.prefix))
         built = Built(stats={"model": {"path": context.adopt(score.path).path, "digest": score.digest}})
         built.stats["facts"] = score.facts()
-        for path in (score.path, score.path.removesuffix(".json") + ".safetensors"):
-            entry = context.adopt(path)
-            built.artifacts[entry.path.rpartition("/")[2]] = entry
+        built.artifacts |= context.adopt_artifact(score.path)
         return built
 
     def _check_sides(self, sample: BottomK, parent: Dataset) -> None:
         """Say in the recipe's words which side has too few documents."""
-        found = {r["values"]: r["counts"] for r in sample.rows["label"].value_counts().to_pylist()}
+        found = rowwork.value_counts(sample.rows["label"])
         for side, label in (("positive", 1), ("negative", 0)):
             if found.get(label, 0) < MINIMUM_ROWS:
                 names = sorted(parent.manifest.stats.get("domains", {}))

@@ -27,13 +27,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock import work as rowwork
-from penstock.dataset import hash_json
 from penstock.embedding.base import unit_vectors
 from penstock.pipelines.documents import domain_stats
 from penstock.pipelines.embed import AlignedSplit, aligned, aligned_splits
 from penstock.pipelines.fit import merge_summaries, write_summary
 from penstock.pipelines.passes import PartWriter, Slices, Split
-from penstock.pipelines.verdicts import digests_of, rows_by_bucket, write_verdicts
+from penstock.pipelines.verdicts import digests_of, judged_splits, rows_by_bucket, write_verdicts
 from penstock.selectors import artifact
 from penstock.selectors.kmeans import NO_GROUP, SIMILARITY, AssignGroups, GroupConfig, KMeans
 from penstock.selectors.names import name_groups
@@ -158,9 +157,7 @@ class Groups(Step):
         drawn = context.run("map", DrawMap(points, self.group.map, self.seed), [Split(0, {"groups": assign.digest})])
 
         built = context.collect(drawn, "map")
-        for path in (assign.path, assign.path.removesuffix(".json") + ".safetensors"):
-            entry = context.adopt(path)
-            built.artifacts[entry.path.rpartition("/")[2]] = entry
+        built.artifacts |= context.adopt_artifact(assign.path)
         built.stats = {
             "groups": {"path": context.adopt(assign.path).path, "digest": assign.digest},
             "terms": terms,
@@ -250,19 +247,13 @@ class ApplyGroups:
             out.count(rows_in=batch.num_rows)
             if found is not None and low < high:
                 lost, verdicts = batch.filter(pa.array(~keep)), found.slice(low, high - low).combine_chunks()
-                reasons = verdicts["reason"].chunk(0)
-                out.write(
-                    "dropped",
-                    rowwork.drop_rows(
-                        lost,
-                        reasons,
-                        step=SemanticDuplicates.name,
-                        keep=self.dropped,
-                        detail=verdicts["survivor"].chunk(0),
-                    ),
+                out.drop(
+                    lost,
+                    verdicts["reason"].chunk(0),
+                    step=SemanticDuplicates.name,
+                    keep=self.dropped,
+                    detail=verdicts["survivor"].chunk(0),
                 )
-                counts = {r["values"]: r["counts"] for r in reasons.value_counts().to_pylist()}
-                out.count(dropped={SemanticDuplicates.name: counts})
             result = rowwork.apply([self.assign], batch.filter(pa.array(keep)), dropped=self.dropped)
             out.applied(result)
             kept = result.batch.drop_columns(["embedding"])
@@ -309,6 +300,9 @@ class Grouped(Step):
             "semantic": None if self.semantic is None else rowwork.describe(self.semantic),
         }
 
+    def guarded(self) -> tuple[str, ...]:
+        return (self.name, *(() if self.semantic is None else (self.semantic.name,)))
+
     def build(self, context: Context) -> Built:
         documents, embedded, groups = (context.parents[name] for name in self.parents)
         splits = aligned_splits(self.name, documents, embedded)
@@ -340,6 +334,4 @@ class Grouped(Step):
         judged = context.run(
             "judge", JudgeGroup(vectors, semantic), [Split(i, payload) for i, payload in enumerate(payloads)]
         )
-        of_part = digests_of(judged)
-        marked = [replace(s, memo=hash_json([s.memo, of_part.get(str(s.index))])) for s in splits]
-        return Slices.of(context.folder, judged, "verdicts"), marked
+        return Slices.of(context.folder, judged, "verdicts"), judged_splits(splits, digests_of(judged))

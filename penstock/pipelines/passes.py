@@ -159,6 +159,21 @@ class PartWriter:
         rowwork.merge_counts(reasons, dropped or {})
         self.receipt.counts = Counts(now.rows_in + rows_in, now.made + made, now.kept + kept, reasons)
 
+    def drop(
+        self,
+        rows: pa.RecordBatch,
+        reasons: pa.Array,
+        *,
+        step: str,
+        keep: str,
+        detail: pa.Array | None = None,
+        **options: Any,
+    ) -> None:
+        """Write rows to the table ``dropped`` and count them by reason; ``options`` as for ``write``."""
+        if rows.num_rows:
+            self.write("dropped", rowwork.drop_rows(rows, reasons, step=step, keep=keep, detail=detail), **options)
+            self.count(dropped={step: rowwork.value_counts(reasons)})
+
     def applied(self, result: rowwork.Applied) -> None:
         """Record what a chain of row work did to a batch and write the rows it dropped."""
         for batch in result.dropped:

@@ -34,13 +34,12 @@ import pyarrow.parquet as pq
 from penstock import work as rowwork
 from penstock.card import SPLITS, card, title_of
 from penstock.croissant import CROISSANT, croissant, to_json
-from penstock.dataset import MANIFEST, FileEntry, Manifest, hash_json, read_manifest, read_part
+from penstock.dataset import MANIFEST, FileEntry, Manifest, hash_json, read_manifest, read_part, side_by_side
 from penstock.errors import DatasetError
 from penstock.lineage import steps_before
-from penstock.pipelines.documents import domain_stats, tokens_by_domain
+from penstock.pipelines.documents import aligned_parts, domain_stats, tokens_by_domain
 from penstock.pipelines.fit import merge_summaries, write_summary
 from penstock.pipelines.passes import PartWriter, Receipt, Split, splits_of
-from penstock.pipelines.select import aligned_parts
 from penstock.selectors.sample import BottomK, Sampling
 from penstock.step import Built, Context, Step
 from penstock.storage import Folder
@@ -114,9 +113,8 @@ class WriteShard:
                 if lose.any():
                     lost = batch.filter(pa.array(lose))
                     reasons = pa.array([NOT_SELECTED] * lost.num_rows, pa.string())
-                    rows = rowwork.drop_rows(lost, reasons, step="selection", keep=self.dropped)
-                    out.write("dropped", rows, path=f"dropped/{name}", group_rows=65_536)
-                    out.count(dropped={"selection": {NOT_SELECTED: lost.num_rows}})
+                    path = f"dropped/{name}"
+                    out.drop(lost, reasons, step="selection", keep=self.dropped, path=path, group_rows=65_536)
                     out.add_stats(
                         {"scores": {"not_selected": score_histograms(lost)}, "lengths": {"not_selected": lengths(lost)}}
                     )
@@ -136,21 +134,10 @@ class WriteShard:
         if not self.selection_files:
             yield from read_part(self.documents, self.document_files[part], self.columns)
             return
-        selection = read_part(self.selection, self.selection_files[part], self.selection_columns)
-        rest: pa.RecordBatch | None = None
-        for batch in read_part(self.documents, self.document_files[part], self.columns):
-            have: list[pa.RecordBatch] = []
-            need = batch.num_rows
-            while need:
-                if rest is None or rest.num_rows == 0:
-                    rest = next(selection)
-                take = rest.slice(0, need)
-                rest = rest.slice(take.num_rows)
-                have.append(take)
-                need -= take.num_rows
-            columns = pa.Table.from_batches(have).combine_chunks()
-            extra = {name: columns[name].chunk(0) for name in self.selection_columns}
-            yield rowwork.with_columns(batch, extra)
+        rows = read_part(self.documents, self.document_files[part], self.columns)
+        chosen = read_part(self.selection, self.selection_files[part], self.selection_columns)
+        for batch, beside in side_by_side(rows, chosen):
+            yield rowwork.with_columns(batch, {name: beside[name] for name in self.selection_columns})
 
 
 SAMPLES_PER_DOMAIN = 4
@@ -225,7 +212,7 @@ class Published(Step):
         receipts = [name for name in context.folder.files() if _RECEIPT.match(name)]
         context.folder.remove([name for name in receipts if not name.startswith(context.prefix)])
         document_files = documents.table("documents").files
-        selection_files = aligned_parts(self.name, documents, selection)
+        selection_files = aligned_parts(self.name, documents, selection, "selection")
         columns = tuple(
             c for c in selection.table("selection").columns if c not in documents.table("documents").columns
         )

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock import work as rowwork
-from penstock.dataset import Dataset, FileEntry, read_part
+from penstock.dataset import read_part
 from penstock.errors import DatasetError
 from penstock.pipelines.documents import config_of, part_splits
 from penstock.pipelines.fit import Summarise, fit_over, rowwork_layout
@@ -181,9 +181,7 @@ class Selection(Step):
             context.reporter.warn(f"{self.name}: {warning}")
         made += [merge.path, sample.path]
         for path in made:
-            for file in (path, path.removesuffix(".json") + ".safetensors") if path.endswith(".json") else (path,):
-                entry = context.adopt(file)
-                built.artifacts[entry.path.rpartition("/")[2]] = entry
+            built.artifacts |= context.adopt_artifact(path)
         return built
 
     def _signal_score(self, context: Context, made: list[str]) -> SignalScore:
@@ -198,22 +196,6 @@ class Selection(Step):
         path = context.folder.join(entry.path)
         made.append(path)
         return SignalScore(path=path, digest=entry.sha256)
-
-
-def aligned_parts(step: str, documents: Dataset, selection: Dataset) -> tuple[FileEntry, ...]:
-    """The parts of a selection, one for each part of the documents and with the same rows.
-
-    Raises:
-        DatasetError: the documents were built again in other parts; they are joined by position.
-    """
-    parts, own = documents.table("documents").files, selection.table("selection").files
-    if [part.rows for part in parts] != [part.rows for part in own]:
-        first, second = documents.manifest.step, selection.manifest.step
-        raise DatasetError(
-            f"{step}: the parts of {first} and {second} do not hold the same rows; delete the folder of {second} and "
-            "run again"
-        )
-    return own
 
 
 def with_feedback(parameters: QuaDMixParameters, weight: float, direction: str) -> QuaDMixParameters:

@@ -24,9 +24,8 @@ import pyarrow as pa
 from penstock.dataset import FileEntry, TableEntry, read_part
 from penstock.digest import TableDigest
 from penstock.errors import DatasetError
-from penstock.pipelines.documents import part_splits
+from penstock.pipelines.documents import aligned_parts, part_splits
 from penstock.pipelines.passes import PartWriter, Slices, Split, merge_parts, splits_of
-from penstock.pipelines.select import aligned_parts
 from penstock.step import Built, Context, Step
 from penstock.storage import Folder
 from penstock.tokenization.packing import hash_range, pack, packing_order, to_batch, write_sequences
@@ -183,7 +182,7 @@ class PackedSequences(Step):
             for name in ("train", "validation", "test")
             if name in chosen
         }
-        selection_files = aligned_parts(self.name, scored, selection)
+        selection_files = aligned_parts(self.name, scored, selection, "selection")
         carried: tuple[str, ...] = ("doc_id", "token_ids")
         if "learn_tokens" in scored.table("documents").columns:
             carried += ("learn_tokens",)

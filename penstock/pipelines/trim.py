@@ -14,7 +14,7 @@ some 300 MB.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock import work as rowwork
-from penstock.dataset import hash_json, read_part
+from penstock.dataset import read_part
 from penstock.errors import ConfigError
 from penstock.pipelines.documents import PartSplit, domain_stats, part_splits
 from penstock.pipelines.passes import PartWriter, Slices, Split, splits_of
-from penstock.pipelines.verdicts import count_digests, digests_of, ranges_for, rows_by_bucket
+from penstock.pipelines.verdicts import count_digests, digests_of, judged_splits, ranges_for, rows_by_bucket
 from penstock.selectors.repeated import RepeatedLines, Units, combine
 from penstock.selectors.substring import RepeatedSubstrings
 from penstock.spans import replace_spans
@@ -190,8 +190,7 @@ class ApplyCuts:
                     units.row[shown].tolist(), units.start[shown].tolist(), units.stop[shown].tolist(), strict=True
                 )
             ]
-            rows = pa.RecordBatch.from_arrays([ids, pa.array(pieces, pa.string())], ["doc_id", "text"])
-            text = rowwork.drop_rows(rows, ids, step=STEP, keep=self.dropped)["text"]
+            text = rowwork.kept_text(pa.array(pieces, pa.string()), self.dropped)
         columns = [
             pa.array([level.name] * len(shown), pa.string()),
             pa.array(verdicts.counts[verdict[shown]]),
@@ -217,13 +216,9 @@ class ApplyCuts:
         touched[rows] = True
         size = pc.utf8_length(pc.utf8_trim_whitespace(columns["text"])).to_numpy()
         gone = touched & (size < self.min_characters)
-        if gone.any():
-            lost = batch.filter(pa.array(gone))
-            reasons = pa.array([REASON] * lost.num_rows, pa.string())
-            out.write("dropped", rowwork.drop_rows(lost, reasons, step=STEP, keep=self.dropped))
-            out.count(dropped={STEP: {REASON: lost.num_rows}})
-        # cast: parts with and without cuts have one schema, down to what may be null
-        return rowwork.with_columns(batch, columns).cast(batch.schema).filter(pa.array(~gone))
+        lost = batch.filter(pa.array(gone))
+        out.drop(lost, pa.array([REASON] * lost.num_rows, pa.string()), step=STEP, keep=self.dropped)
+        return rowwork.with_columns(batch, columns).filter(pa.array(~gone))
 
 
 class Trimmed(Step):
@@ -264,17 +259,9 @@ class Trimmed(Step):
             splits_of({"level": n, "range": str(r), "layout": units[n].layout} for n in names for r in range(ranges)),
         )
         verdicts = {name: Slices.of(context.folder, judged, name) for name in names}
-        of_part = {name: digests_of(judged, name) for name in names}
         work = ApplyCuts(parent.folder, verdicts, self.levels, self.min_characters, context.settings.dropped)
-        receipts = context.run(
-            "apply",
-            work,
-            [
-                replace(split, memo=hash_json([split.memo, [of_part[n].get(str(split.index)) for n in names]]))
-                for split in splits
-            ],
-            reuse=self.config(),
-        )
+        splits = judged_splits(splits, *(digests_of(judged, name) for name in names))
+        receipts = context.run("apply", work, splits, reuse=self.config())
         built = context.collect(receipts, "documents", "dropped", "repeated")
         built.stats["repeated"] = top_repeated(context.folder, built)
         return built
@@ -299,6 +286,5 @@ def top_repeated(folder: Folder, built: Built) -> dict[str, list[dict[str, Any]]
 
 def _sample(text: str) -> str:
     """A sample for people, masked and cut short, whatever the recipe keeps of dropped text."""
-    rows = pa.RecordBatch.from_pydict({"doc_id": [""], "text": [text]})
-    sample: str = rowwork.drop_rows(rows, pa.array([""]), step="", keep="sample")["text"][0].as_py()
+    sample: str = rowwork.kept_text(pa.array([text], pa.string()))[0].as_py()
     return sample

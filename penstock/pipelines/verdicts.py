@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from penstock.dataset import hash_json
 from penstock.digest import TableDigest
-from penstock.pipelines.passes import PartWriter, Receipt
+from penstock.pipelines.passes import PartWriter, Receipt, Split
 
 
 def ranges_for(rows: int, per_range: int) -> int:
@@ -55,6 +57,15 @@ def count_digests(out: PartWriter, name: str, part: NDArray[Any], rows: pa.Table
     for first, last in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         digest = TableDigest.of(rows.slice(first, last - first))
         out.add_stats({name: {str(part[first]): {"first": digest.first, "second": digest.second}}})
+
+
+def judged_splits(splits: Sequence[Split], *digests: dict[str, list[int]]) -> list[Split]:
+    """Splits that read a part and what was judged of it: their memos hold both.
+
+    Args:
+        digests: of each kind of verdict, ``digests_of`` the receipts that judged.
+    """
+    return [replace(s, memo=hash_json([s.memo, *(of_part.get(str(s.index)) for of_part in digests)])) for s in splits]
 
 
 def digests_of(receipts: Sequence[Receipt], name: str = "verdicts") -> dict[str, list[int]]:

@@ -135,7 +135,10 @@ class EnvironmentSource:
 
     def inputs(self) -> list[InputFile]:
         roots = self._roots()
-        files = {f.path: InputFile(_join(roots, f.path), f.path, f.size, str(f.stamp)) for f in self._selected(roots)}
+        files = {
+            f.path: InputFile(_join(roots, f.path), f"{self.name}/{f.path}", f.size, str(f.stamp))
+            for f in self._selected(roots)
+        }
         return [files[path] for path in sorted(files)]
 
     def plan(self, target_bytes: int) -> list[SourceSplit]:
