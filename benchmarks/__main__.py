@@ -12,7 +12,10 @@ import sys
 
 from benchmarks.harness import RESULTS, ROOT, markdown, parser
 
-BENCHMARKS = ("startup", "build", "dedup", "contamination", "embedding", "incremental", "memory")
+BENCHMARKS = (
+    "startup", "build", "filters", "dedup", "contamination", "embedding", "loader", "loss", "weighting", "mixing",
+    "incremental", "memory",
+)  # fmt: skip
 
 
 def main() -> int:

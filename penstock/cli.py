@@ -83,6 +83,8 @@ def _go(
     from penstock.terminal import Terminal, print_checks, print_results
 
     loaded = Recipe.load(recipe, overrides)
+    if only == ["model-1"]:
+        only = [*only, *(f"model-1-{name}" for name in loaded.beside)]
     split_bytes = int(split_mb * (1 << 20))
     if dry_run:
         checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
@@ -150,7 +152,10 @@ def train(
     split_mb: SplitMB = 32.0,
     dry_run: DryRun = False,
 ) -> None:
-    """Build what the first round's model needs and train it."""
+    """Build what the first round's model needs and train it.
+
+    And the models of `beside`, on the same sequences.
+    """
     _go(recipe, set_, out, workers, split_mb, None, [], dry_run, ["model-1"], False)
 
 
@@ -238,6 +243,28 @@ def push(
         typer.echo("penstock: interrupted; what was sent is kept, run the same command again to go on", err=True)
         raise typer.Exit(130) from None
     print_pushed(result)
+
+
+@app.command()
+def export(
+    sequences: Annotated[
+        str, typer.Argument(help="Packed sequences, or a run: those of its first round.", show_default=False)
+    ],
+    prefix: Annotated[Path, typer.Argument(help="Beginning of the files' paths.", show_default=False)],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    dtype: Annotated[str, typer.Option(help="Type of the ids: auto, uint16, int32 or int64.")] = "auto",
+    drop_loss_mask: Annotated[
+        bool, typer.Option("--drop-loss-mask", help="Write tokens that are not to be learned as all others.")
+    ] = False,
+) -> None:
+    """Write packed sequences for Megatron-LM.
+
+    Indexed datasets PREFIX-DOMAIN.bin and .idx; the prefixes are what its --data-path takes.
+    """
+    from penstock.export import export_sequences
+    from penstock.terminal import print_exported
+
+    print_exported(export_sequences(sequences, prefix, split=split, dtype=dtype, drop_loss_mask=drop_loss_mask))
 
 
 @app.command()

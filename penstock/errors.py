@@ -9,7 +9,8 @@
     ├── FolderInUseError     another process is writing into the folder
     ├── StorageError         the disk is full, read-only or gone
     ├── WorkerError          a worker process died or ran out of memory, or a runner's job failed
-    ├── TrainingError        training cannot go on: the loss is no finite number
+    ├── TrainingError        training cannot go on: the loss is no finite number, gradients are refused step after step
+    │   └── LostRanksError   another process of the run ended or hangs
     └── MissingExtraError    an optional package is not installed
 
 A message says what was got, what is allowed and what to do next.
@@ -55,7 +56,11 @@ class WorkerError(PenstockError):
 
 
 class TrainingError(PenstockError):
-    """Training cannot go on: the loss or the gradient is not a finite number."""
+    """Training cannot go on: the loss or the gradient is not a finite number, or a spike, too often in a row."""
+
+
+class LostRanksError(TrainingError):
+    """Another process of the run ended or hangs; why is for that one to say."""
 
 
 class MissingExtraError(PenstockError):

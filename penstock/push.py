@@ -146,7 +146,7 @@ def plain_path(path: str) -> str:
 
 
 def moved(manifest: Manifest, rename: Callable[[str], str]) -> Manifest:
-    """The manifest with other names for its files."""
+    """The manifest with other names for its files, without what only the next build of its run would read."""
 
     def entry(file: FileEntry) -> FileEntry:
         return replace(file, path=rename(file.path))
@@ -155,6 +155,7 @@ def moved(manifest: Manifest, rename: Callable[[str], str]) -> Manifest:
         manifest,
         tables={n: replace(t, files=tuple(entry(f) for f in t.files)) for n, t in manifest.tables.items()},
         artifacts={name: entry(file) for name, file in manifest.artifacts.items()},
+        passes=None,
     )
 
 
@@ -174,7 +175,7 @@ def small_files(source: Dataset, manifest: Manifest) -> dict[str, bytes]:
     """README.md and croissant.json for ``manifest``; a card that was edited by hand keeps what it says."""
     try:
         readme = source.folder.read_bytes(README).decode()
-        if manifest != source.manifest:
+        if manifest != moved(source.manifest, lambda path: path):
             readme = with_configs(readme, manifest)
     except FileNotFoundError:
         readme = card(title_of(manifest), manifest)

@@ -41,6 +41,8 @@ from penstock.sources.hub import HubEntry
 from penstock.sources.procedural import ProceduralSource
 from penstock.training.config import TrainConfig
 
+_TRAIN: pydantic.TypeAdapter[TrainConfig] = pydantic.TypeAdapter(TrainConfig)
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
@@ -410,6 +412,9 @@ class Recipe(_Model):
     """Licence, description and citation of what is published."""
     sequences: Sequences = Sequences()
     train: TrainConfig | None = None
+    beside: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,31}$")], dict[str, Any]] = {}
+    """Models trained beside that of the first round, on the same sequences: a name, and the keys of `train` that are
+    different there (`static: {policy: null}`)."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Selections made; from the second on, training's signals are a criterion."""
     feedback: Feedback = Feedback()
@@ -420,8 +425,24 @@ class Recipe(_Model):
     def _with_default(cls, value: dict[str, float]) -> dict[str, float]:
         return {"default": MAX_DROPPED} | value
 
+    def trained_beside(self) -> dict[str, TrainConfig]:
+        """The settings of every model of `beside`, by name: those of `train` with the given keys replaced."""
+        out = {}
+        for name, changes in self.beside.items():
+            if self.train is None:
+                raise ConfigError(f"beside.{name}: there is no train section that it could differ from; add one")
+            if unknown := list(unknown_keys(TrainConfig, changes, f"beside.{name}")):
+                raise ConfigError("; ".join(unknown))
+            given = _TRAIN.dump_python(self.train, mode="json") | changes
+            try:
+                out[name] = _TRAIN.validate_python(given)
+            except pydantic.ValidationError as error:
+                raise ConfigError("; ".join(f"beside.{name}.{problem(e)}" for e in error.errors())) from error
+        return out
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        self.trained_beside()
         if self.rounds > 1 and self.train is None:
             raise ValueError("rounds above 1 read what training saw: add a train section, or set rounds to 1")
         if self.rounds > 1 and self.select is None:

@@ -117,7 +117,11 @@ def own_files(manifest: Manifest) -> set[str]:
 
 def kept_files(folder: Folder, manifest: Manifest) -> set[str]:
     """Parts that a dataset keeps for the next build."""
-    passes = Earlier(folder, manifest, lambda message: None).passes
+    return parts_of(Earlier(folder, manifest, lambda message: None).passes)
+
+
+def parts_of(passes: Mapping[str, KeptPass]) -> set[str]:
+    """Files of the receipts of passes."""
     return {p.file.path for kept in passes.values() for r in kept.receipts.values() for p in r.parts.values()}
 
 

@@ -44,7 +44,7 @@ from penstock.pipelines.passes import (
     merge_parts,
     run_pass,
 )
-from penstock.reuse import PASSES, Earlier, KeptPass, dump_passes, kept_files, named_files, own_files
+from penstock.reuse import PASSES, Earlier, KeptPass, dump_passes, kept_files, named_files, own_files, parts_of
 from penstock.selectors.guard import check_drops
 from penstock.storage import Folder
 
@@ -434,7 +434,7 @@ def commit(
     )
     step.finish(folder, manifest)
     folder.write_json(MANIFEST, manifest.to_json())
-    clear(folder, manifest)
+    clear(folder, manifest, kept or {})
     return manifest
 
 
@@ -442,12 +442,16 @@ def commit(
 _MADE_BY_STEPS = re.compile(r"[0-9a-f]{12}/|data/|dropped/|samples\.parquet$|(.*/)?\.tmp-")
 
 
-def clear(folder: Folder, manifest: Manifest) -> None:
-    """Remove files of builds that the manifest does not name; files of other makers (``.git``, notes) stay."""
+def clear(folder: Folder, manifest: Manifest, passes: Mapping[str, KeptPass] | None = None) -> None:
+    """Remove files of builds that the manifest does not name; files of other makers (``.git``, notes) stay.
+
+    Args:
+        passes: those that the dataset keeps; by default they are read.
+    """
     named = own_files(manifest)
     stale = [name for name in folder.files() if name not in named and _MADE_BY_STEPS.match(name)]
     if stale:
-        kept = kept_files(folder, manifest)
+        kept = parts_of(passes) if passes is not None else kept_files(folder, manifest)
         stale = [name for name in stale if name not in kept]
     if stale:
         folder.remove(stale)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.recipe import Recipe
     from penstock.run import RunResult
     from penstock.storage import Folder
+    from penstock.training.megatron import MegatronFiles
 
 NAME_CHARACTERS = 400
 PATH_CHARACTERS = 5000  # a path that was cut leads nowhere
@@ -189,6 +190,16 @@ def print_pushed(result: Pushed, console: Console | None = None) -> None:
     parts = [f"{what if result.dry_run else words[what]} {number:,} ({size(n)})" for what, number, n in done if number]
     say(console, ", ".join(parts))
     say(console, plain(result.dest, PATH_CHARACTERS), f"  digest {result.digest[:8]}  ", plain(result.done))
+
+
+def print_exported(written: Sequence[MegatronFiles], console: Console | None = None) -> None:
+    """The files that an export made, on stdout: their prefixes are what Megatron's --data-path takes."""
+    console = console or Console()
+    shown = table(("prefix",), ("documents", "tokens"), ("type",))
+    for files in written:
+        prefix = plain(files.prefix, PATH_CHARACTERS)
+        shown.add_row(prefix, f"{files.documents:,}", f"{files.tokens:,}", files.dtype)
+    print_table(console, "Written", shown, whole=True)
 
 
 def _budget(step: Step) -> str:

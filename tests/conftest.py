@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -92,6 +93,14 @@ rounds: 2
 """
 
 
+# the first round's model trains towards a target, with sample weights, beside one of a fixed mixture
+STEERED = [
+    "train.policy={name: dga, target: [letters], every: 2, lag: 2, probe_sequences: 2}",
+    "train.weighting={strategy: linupper, warmup_steps: 4}",
+    "beside={static: {policy: {name: static, target: [letters]}}}",
+]
+
+
 @pytest.fixture
 def recipe_text(corpus):
     return RECIPE.format(corpus=corpus)
@@ -112,8 +121,23 @@ def finished(tmp_path_factory):
 
     base = tmp_path_factory.mktemp("finished")
     write_corpus(base / "corpus")
-    recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"))
+    recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"), overrides=STEERED)
     return base, recipe, run(recipe, out=str(base / "run"), workers=2)
+
+
+@pytest.fixture(scope="session")
+def published_bytes():
+    """``published_bytes(folder)``: files of a published dataset by name, but for the parts and receipts that it keeps
+    for the next build, which know how this one was cut."""
+
+    def read(folder):
+        names = folder.files()
+        found = {name: folder.read_bytes(name) for name in names if not re.match(r"[0-9a-f]{12}/", name)}
+        manifest = json.loads(found.pop("manifest.json"))
+        assert manifest.pop("passes")["path"] in names
+        return found | {"manifest.json": json.dumps(manifest).encode()}
+
+    return read
 
 
 @pytest.fixture

@@ -92,6 +92,51 @@ def test_null_and_whitespace_texts_are_dropped_under_their_own_reasons(tmp_path)
     assert {reason for reason, _ in dropped[1:]} <= {"empty_text", "empty"}
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("a.jsonl", b'{"text": "%s"}\n'), ("a.csv", b'"%s"\n'), ("a.txt", b"%s\n")],
+    ids=["jsonl", "csv", "lines of text"],
+)
+def test_records_of_other_encodings_in_a_file_cost_themselves(tmp_path, name, line):
+    """UTF-8 between Latin-1, Windows-1251, Shift JIS and UTF-16, a record each."""
+    texts = {"utf-8": "naïve café", "latin-1": "schön und grün", "cp1251": "вода и камень", "shift_jis": "水と石の話"}
+    rows = [line % texts["utf-8"].encode(), *(line % text.encode(code) for code, text in texts.items())]
+    rows += [line % "water".encode("utf-16"), line % b"the last one"]
+    header = b"text\n" if name == "a.csv" else b""
+    (tmp_path / name).write_bytes(header + b"".join(rows))
+    unit = f"source.files=[{{path: '{tmp_path / name}'{', text_unit: line' if name == 'a.txt' else ''}}}]"
+    kept, dropped = documents(tmp_path, tmp_path / name, unit)
+    assert kept == [texts["utf-8"], texts["utf-8"], "the last one"]
+    assert dropped == [("invalid_utf8", f"{name}#{row}") for row in (2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.txt.gz", "a.jsonl.zst"])
+def test_a_bomb_costs_its_record_and_not_the_memory(tmp_path, name):
+    """A record of 256 MB in a file of 300 kB: read up to the limit of a document, then passed over."""
+    import tracemalloc
+
+    import zstandard
+
+    before, after = {"csv": (b"text\n", b"\n"), "jsonl": (b'{"text": "', b'"}\n'), "txt": (b"", b"")}[
+        name.split(".")[1]
+    ]
+    data = before + b"a " * (128 << 20) + after
+    packed = zstandard.compress(data) if name.endswith("zst") else gzip.compress(data, 6)
+    del data
+    assert len(packed) < 400_000
+    (tmp_path / name).write_bytes(packed)
+    (tmp_path / "z.jsonl").write_bytes(jsonl("kept"))
+    documents(tmp_path / "first", tmp_path / "z.jsonl")  # what is imported is no memory of the bomb's
+    tracemalloc.start()
+    try:
+        kept, dropped = documents(tmp_path, tmp_path / "*.*", "source.max_document_mb=1")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (kept, dropped) == (["kept"], [("too_large", f"{name}#0")])
+    assert peak < 128 << 20  # one piece of zstd may hold 90 MB, however large the record is
+
+
 def test_an_empty_file_beside_a_good_one_changes_nothing(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl("first"))
     (tmp_path / "b.jsonl").touch()

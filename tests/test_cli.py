@@ -24,6 +24,7 @@ VERBS = {
     "report": "Write report.html of a run again",
     "diff": "Show what changed between two runs",
     "push": "Send a published dataset",
+    "export": "Write packed sequences for Megatron-LM",
     "recipe": "Look at recipes",
     "recipe show": "Print a recipe with every default",
     "recipe schema": "Print the JSON schema",
@@ -169,7 +170,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(penstock, copy):
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "Steps"
-    assert [line.split()[:2] for line in lines[2:15]] == [
+    assert [line.split()[:2] for line in lines[2:16]] == [
         [name, "built" if name == "selection-2" else "skipped"]
         for name in (r.step.name for r in run(Recipe.load(recipe), out=str(root), workers=0).steps)
     ]
@@ -180,10 +181,12 @@ def test_results_go_to_stdout_and_progress_to_stderr(penstock, copy):
     at = next(n for n, line in enumerate(told) if line.startswith("selection-2"))
     assert told[at] == "selection-2  resumes an unfinished build"
     assert "kept 213, dropped 0  digest " in told[at + 1]
-    assert len(told) == 14
+    assert len(told) == 15
 
 
-@pytest.mark.parametrize(("verb", "last", "others"), [("build", "dataset-1", ["model-1"]), ("train", "model-1", [])])
+@pytest.mark.parametrize(
+    ("verb", "last", "others"), [("build", "dataset-1", ["model-1"]), ("train", "model-1-static", [])]
+)
 def test_build_and_train_stop_at_their_dataset(penstock, copy, verb, last, others):
     root, recipe = copy
     for name in ("selection-2", "dataset-2", "sequences-2", "model-2", last, *others):
@@ -253,7 +256,7 @@ def test_a_dry_run_writes_nothing(copy, tmp_path, state):
     done = python(COMMAND, "run", recipe, "--out", out, "--dry-run", *changed, PYTHONDONTWRITEBYTECODE="1", **home)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("source files: 3 files, ")
-    told = {line.split()[1] for line in done.stdout.splitlines()[-13:]}
+    told = {line.split()[1] for line in done.stdout.splitlines()[-14:]}
     assert told == {"new": {"run"}, "finished": {"skip"}, "changed": {"run", "maybe"}}[state]
     assert files_below(tmp_path) == before
 

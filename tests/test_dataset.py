@@ -27,7 +27,7 @@ from penstock.dataset import (
 from penstock.errors import DatasetError
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.publish import Published
-from penstock.pipelines.select import Selection, selected
+from penstock.pipelines.select import Selection
 from penstock.pipelines.sequences import PackedSequences
 from penstock.recipe import Recipe
 from penstock.run import run
@@ -84,7 +84,7 @@ def loaded(commit_rows, tmp_path_factory):
     copies = pa.array([rng.randint(0, 2) for _ in rows], pa.int32())
     chosen = documents.select(["doc_id", "split", "bytes", "tokens"]).append_column("copies", copies)
     commit_rows(root, "scored", {"documents": [documents]})
-    commit_rows(root, "selection", {"selection": [chosen]}, {"parts": {"0": selected(chosen)}})
+    commit_rows(root, "selection", {"selection": [chosen]})
     step = Published("dataset", "scored", "selection", "Rows of a test", 2_000)
     run_step(step, Folder(str(root)), HomeEngine(0), Silent(), Settings())
 

@@ -52,7 +52,7 @@ def test_a_recipe_loads_without_the_engines():
     assert not loaded_by("import penstock.recipe, penstock.run, penstock.pipelines.plan") & engines
 
 
-PACKAGES = ("penstock", *(f"penstock.{p.name}" for p in sorted(ROOT.iterdir()) if (p / "__init__.py").exists()))
+PACKAGES = tuple(sorted(".".join(("penstock", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("__init__.py")))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -117,15 +117,61 @@ def test_the_public_surface_is_this_list():
         "penstock.sources": ["EnvironmentSource", "FileEntry", "FileSource", "HubEntry", "ProceduralSource"],
         "penstock.tokenization": ["BPEConfig", "Encode", "pack", "pack_table", "train_bpe"],
         "penstock.training": [
+            "Batch",
+            "CausalCollator",
+            "DynamicGradientAlignment",
+            "GradientProbe",
+            "Mixer",
+            "MixtureCallback",
             "MixtureLoader",
             "ModelConfig",
+            "PolicyConfig",
+            "PostStage",
+            "SampleWeighter",
             "SequenceStore",
+            "StreamStore",
+            "Target",
             "TrainConfig",
             "TrainData",
             "TrainResult",
+            "WeightingConfig",
+            "chunked_cross_entropy",
             "document_scores",
+            "export_megatron",
+            "loss_weights",
+            "open_megatron",
             "read_signals",
+            "segment_losses",
+            "starting_weights",
+            "store_from_dataset",
             "train",
+        ],
+        "penstock.training.mixing": [
+            "AdaptiveDataOptimization",
+            "Cadence",
+            "Cooldown",
+            "DoReMi",
+            "DynamicGradientAlignment",
+            "ImportanceSampling",
+            "Mixer",
+            "MixingLaws",
+            "MixingPolicy",
+            "Mixture",
+            "Observation",
+            "OnlineDataMixing",
+            "PolicyConfig",
+            "PostStage",
+            "RegMix",
+            "RegroupAndBalance",
+            "Signal",
+            "Static",
+            "Update",
+            "candidates",
+            "histogram",
+            "mean_of_best",
+            "policy_of",
+            "starting_weights",
+            "votes",
         ],
     }
 

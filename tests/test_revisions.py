@@ -337,7 +337,7 @@ def change(record):
         ),
         ("selectors/scope.py", "= np.arange(len(judged))", "= -np.arange(len(judged))", {"Documents"}),
         # deep inside what a step imports when it builds
-        ("training/mixture.py", "out[walking] >= np.uint64(size)", "out[walking] > np.uint64(size)", {"TrainStep"}),
+        ("training/_row_kernels.py", "if value < size:", "if value <= size:", {"TrainStep"}),
         (
             "dataset.py",
             "self._pending_rows >= self._group_rows",

@@ -86,19 +86,32 @@ class Judge:
         group = self.keys.read(split.payload["range"], self.ranges)
         if group is None:
             return
-        verdicts = self.grouped.judge(group).combine_chunks()
+        # a text that came ten million times is judged at once, so nothing is held longer than it is needed
+        verdicts = self.grouped.judge(group).drop_columns(["doc_id"]).combine_chunks()
+        del group
+        lost = pc.is_valid(verdicts["reason"])
+        # of the rows dropped alone: a copy more of a row that stays makes no other bands
+        dropped = verdicts.select(["part", "row"]).filter(lost).sort_by("part")
+        count_digests(out, "dropped", dropped["part"].to_numpy(), dropped.select(["row"]))
+        del dropped
+        self._write_copies(verdicts, lost, out)
+        mine = verdicts.select(["part", "row", "reason", "survivor", "copies"]).filter(pc.invert(verdicts["old"]))
+        del verdicts
+        write_verdicts(out, mine)
+
+    def _write_copies(self, verdicts: pa.Table, lost: pa.ChunkedArray, out: PartWriter) -> None:
         # survivors come first in their group, so a row's is the last one at or before it
         leads = np.flatnonzero(verdicts["leads"].to_numpy())
-        leader = verdicts.take(pa.array(np.repeat(leads, np.diff(leads, append=verdicts.num_rows))))
-        lost = pc.is_valid(verdicts["reason"])
-        columns = {"of": leader["row"], "part": verdicts["part"], "row": verdicts["row"], "to": leader["part"]}
-        copies = pa.table(columns).filter(pc.and_(lost, pc.invert(leader["old"])))
+        leader = pa.array(np.repeat(leads, np.diff(leads, append=verdicts.num_rows)))
+        kept = pc.and_(lost, pc.invert(verdicts["old"].take(leader)))
+        columns = {
+            "of": verdicts["row"].take(leader),
+            "part": verdicts["part"],
+            "row": verdicts["row"],
+            "to": verdicts["part"].take(leader),
+        }
+        copies = pa.table(columns).filter(kept)
         rows_by_bucket(out, "copies", copies["to"].to_numpy(), copies.drop_columns(["to"]), str)
-        mine = verdicts.filter(pc.invert(verdicts["old"]))
-        write_verdicts(out, mine.select(["part", "row", "reason", "survivor", "copies"]))
-        # of the rows dropped alone: a copy more of a row that stays makes no other bands
-        dropped = verdicts.filter(lost).select(["part", "row"]).sort_by("part")
-        count_digests(out, "dropped", dropped["part"].to_numpy(), dropped.select(["row"]))
 
 
 def fates(exact: pa.Table | None, similar: pa.Table | None, *, drop: bool) -> pa.Table:

@@ -48,7 +48,7 @@ class Split:
     payload: Any
     memo: str = ""
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Names the split's parts: its place in the order and a hash of what it reads."""
         text = json.dumps(self.payload, sort_keys=True, default=asdict) + self.memo
@@ -81,10 +81,12 @@ class Receipt:
     buckets: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)  # table -> bucket -> row groups
 
     def to_json(self) -> dict[str, Any]:
-        value = asdict(self)
-        for name, part in self.parts.items():
-            value["parts"][name]["columns"] = list(part.columns.items())
-        return value
+        # by hand: asdict copies every counter, and an increment writes the receipts of all parts
+        parts = {
+            name: {"file": vars(p.file), "digest": vars(p.digest), "columns": list(p.columns.items())}
+            for name, p in self.parts.items()
+        }
+        return vars(self) | {"parts": parts, "counts": vars(self.counts)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Receipt:
@@ -113,12 +115,12 @@ class PartWriter:
         self._writers: dict[str, tuple[str, TableWriter]] = {}
         self.receipt = Receipt(split.id)
 
-    def write(self, table: str, batch: pa.RecordBatch, *, path: str | None = None, **options: Any) -> None:
-        """Append rows to a table; a given ``path`` (for published shards) and ``options`` count on first use."""
+    def write(self, table: str, batch: pa.RecordBatch, **options: Any) -> None:
+        """Append rows to a table; ``options`` of its ``TableWriter`` count on first use."""
         if batch.num_rows == 0:
             return
         if table not in self._writers:
-            path = path or f"{self._stem}.{table}.parquet"
+            path = f"{self._stem}.{table}.parquet"
             self._writers[table] = (path, TableWriter(self._folder.open_write(path), batch.schema, **options))
         self._writers[table][1].write(batch)
 
@@ -245,7 +247,7 @@ class Engine(Protocol):
 
 def read_receipts(job: Pass, splits: Sequence[Split]) -> dict[str, Receipt]:
     """Receipts that are there, with parts of the size they name, by split id."""
-    sizes = job.folder.sizes()
+    sizes = {f"{job.prefix}/{name}": size for name, size in (job.folder / job.prefix).sizes().items()}
     names = [f"{job.prefix}/{split.id}.json" for split in splits]
     receipts = [Receipt.from_json(job.folder.read_json(name)) for name in names if name in sizes]
     return {

@@ -8,7 +8,8 @@ documents -> deduplicated -> tokenizer ─┐
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -198,8 +199,33 @@ def special_tokens(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(marker for chat in chats for marker in chat.special))
 
 
+def check_guarded(steps: Sequence[Step], allowed: Iterable[str]) -> None:
+    """Refuse names of ``max_dropped`` that nothing of this plan bears: a misspelt one would guard nothing.
+
+    Raises:
+        ConfigError: with the nearest names.
+    """
+    known = sorted({name for step in steps for name in step.guarded()} | {"default"})
+    for name in allowed:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
+            raise ConfigError(f"max_dropped.{name}: no step, source or filter of this recipe has this name; {hint}")
+
+
 def plan(recipe: Recipe) -> list[Step]:
-    """All steps of the recipe, parents before children."""
+    """All steps of the recipe, parents before children.
+
+    Raises:
+        ConfigError: parts of the recipe do not go together.
+    """
+    steps = all_steps(recipe)
+    check_guarded(steps, recipe.max_dropped)
+    return steps
+
+
+def all_steps(recipe: Recipe) -> list[Step]:
+    """The steps of ``plan``, before they are checked together."""
     budgets, seed = recipe.budgets, recipe.seed
     assign = AssignSplit(seed=derive(seed, "split"), validation=recipe.splits.validation, test=recipe.splits.test)
     tokenizer = BPEConfig(
@@ -276,8 +302,12 @@ def plan(recipe: Recipe) -> list[Step]:
                 budget=budgets.sequences,
             )
         )
-        train = replace(recipe.train, seed=derive(seed, "train", recipe.train.seed))
-        steps.append(TrainStep(f"model-{number}", sequences, "tokenizer", train, budgets.model))
+        models = {f"model-{number}": recipe.train}
+        if number == 1:
+            models |= {f"model-1-{name}": config for name, config in recipe.trained_beside().items()}
+        for name, config in models.items():
+            train = replace(config, seed=derive(seed, "train", config.seed))
+            steps.append(TrainStep(name, sequences, "tokenizer", train, budgets.model))
     return steps
 
 

@@ -14,7 +14,6 @@ import io
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -56,27 +55,8 @@ class Sample:
             result = rowwork.apply(self.works, batch)
             out.applied(result)
             out.count(rows_in=batch.num_rows, kept=result.batch.num_rows)
-            out.add_stats({"parts": {str(split.payload.part): selected(result.batch)}})
             out.add_stats({"domains": by_domain(result.batch)})
             out.write("selection", result.batch.select(list(self.kept)))
-
-
-def selected(batch: pa.RecordBatch) -> dict[str, dict[str, int]]:
-    """Per split: rows, rows with copies, and what the latter hold."""
-    out = {}
-    for name in pc.unique(batch["split"]).to_pylist():
-        rows = batch.filter(pc.equal(batch["split"], name))
-        copies = np.asarray(rows["copies"]).astype(np.int64)
-        chosen = copies > 0
-        tokens = np.asarray(rows["tokens"]).astype(np.int64)
-        out[name] = {
-            "rows": rows.num_rows,
-            "selected": int(chosen.sum()),
-            "bytes": int(np.asarray(rows["bytes"])[chosen].sum()),
-            "copies": int(copies.sum()),
-            "tokens": int((copies * tokens).sum()),
-        }
-    return out
 
 
 def by_domain(batch: pa.RecordBatch) -> dict[str, dict[str, dict[str, int]]]:
@@ -146,7 +126,9 @@ class Selection(Step):
         table = scored.table("documents")
         if self.parameters is None:
             everything = Sample(scored.folder, COLUMNS, (OneCopy(),), (*KEPT, *OneCopy.adds))
-            return context.collect(context.run("sample", everything, part_splits(table)), "selection")
+            return context.collect(
+                context.run("sample", everything, part_splits(table), reuse=self.config()), "selection"
+            )
         home = context.folder.join(context.prefix)
         before: tuple[Any, ...] = ()
         made: list[str] = []

@@ -30,6 +30,7 @@ from penstock.recipe import Recipe
 from penstock.report import record as rec
 from penstock.report.changes import change_between
 from penstock.report.samples import CLEANING, dropped_samples, kept_samples
+from penstock.report.training import training_record
 from penstock.run import read_timings
 from penstock.step import Step, StepResult, library_versions
 from penstock.storage import Folder
@@ -106,7 +107,9 @@ def build_record(
     timings = {name: t for name, t in read_timings(root).items() if name in manifests}
     rounds = [n for n in range(1, recipe.rounds + 1) if f"dataset-{n}" in manifests]
     training = tuple(
-        _training(root, n, manifests[f"model-{n}"]) for n in range(1, recipe.rounds + 1) if f"model-{n}" in manifests
+        training_record(root, manifests[f"model-{n}"], n)
+        for n in range(1, recipe.rounds + 1)
+        if f"model-{n}" in manifests
     )
     warnings = [w for n in rounds for w in manifests[f"selection-{n}"].stats.get("warnings", [])]
     if stale:
@@ -136,6 +139,11 @@ def build_record(
         contamination=_contamination(manifests),
         tokenizer=_tokenizer(root, manifests),
         training=training,
+        beside=tuple(
+            training_record(root, manifests[f"model-1-{name}"], 1, name)
+            for name in recipe.beside
+            if f"model-1-{name}" in manifests
+        ),
         changes=tuple(change_between(root, a, b, training) for a, b in pairwise(rounds)),
         warnings=tuple(warnings),
     )
@@ -412,43 +420,4 @@ def _tokenizer(root: Folder, manifests: dict[str, Manifest]) -> rec.TokenizerRec
         ),
         longest=tuple(rec.LongToken(id=t.token_id, text=t.text, bytes=t.bytes) for t in longest),
         trained_on_bytes=stats["sample_bytes"],
-    )
-
-
-def _training(root: Folder, number: int, manifest: Manifest) -> rec.TrainingRecord:
-    folder = root / f"model-{number}"
-    lines = folder.read_bytes(manifest.artifacts["metrics.jsonl"].path).decode().splitlines()
-    steps = [json.loads(line) for line in lines]
-    times = []
-    if root.exists(f"logs/model-{number}/timings.jsonl"):
-        times = [json.loads(x) for x in root.read_bytes(f"logs/model-{number}/timings.jsonl").decode().splitlines()]
-    model = manifest.stats["model"]
-    measured = [s for s in steps if "val_loss_by_domain" in s]
-    domains = sorted({d for s in measured for d in s["val_loss_by_domain"]})
-
-    def curve(rows: list[dict[str, Any]], name: str) -> rec.Curve:
-        return rec.Curve(steps=tuple(r["step"] for r in rows), values=tuple(float(r[name]) for r in rows))
-
-    return rec.TrainingRecord(
-        round=number,
-        model=model["path"] or f"Llama, {model['layers']} layers, width {model['hidden_size']}",
-        parameters=manifest.stats["parameters"],
-        device=manifest.stats["device"],
-        steps=manifest.stats["steps"],
-        tokens=manifest.stats["tokens"],
-        seconds=sum(t["seconds"] for t in times),
-        train_loss=curve(steps, "loss"),
-        learning_rate=curve(steps, "lr"),
-        tokens_per_second=curve(times, "tokens_per_second"),
-        validation_loss={
-            d: curve(
-                [
-                    {"step": s["step"], d: s["val_loss_by_domain"].get(d)}
-                    for s in measured
-                    if d in s["val_loss_by_domain"]
-                ],
-                d,
-            )
-            for d in domains
-        },
     )

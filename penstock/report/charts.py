@@ -7,7 +7,7 @@ short first (the converter aborts the process on a control character). Colours a
 so one SVG serves light and dark.
 
 Price: 1 s once for altair and the converter, then under 0.1 s a chart; 5 to 80 kB a chart, since curves are
-reduced to 300 points and no more than 12 domains are drawn, largest first (the tables hold more).
+reduced to 300 points (charts_training.py) and no more than 12 domains are drawn, largest first (the tables hold more).
 """
 
 from __future__ import annotations
@@ -23,19 +23,16 @@ import altair as alt
 import numpy as np
 
 from penstock.report.record import (
-    Curve,
     Distribution,
     DomainPoint,
     MapRecord,
     RoundChange,
     Stage,
     TokenizerRecord,
-    TrainingRecord,
 )
 from penstock.report.text import count, labels, one_line, percent
 
 MAX_DOMAINS = 12
-MAX_POINTS = 300
 
 KEPT, DROPPED, MUTED = "var(--kept)", "var(--dropped)", "var(--muted-bar)"
 SERIES = tuple(f"var(--series-{i})" for i in range(1, 7))
@@ -86,7 +83,7 @@ _LONG_DECIMAL = re.compile(r"(-?\d+\.\d\d)\d+")
 
 Data = list[dict[str, Any]]
 # by name, since altair would check every row against the schema of Vega-Lite: half of all the time
-_ROWS = alt.NamedData(name="rows")
+ROWS = alt.NamedData(name="rows")
 
 
 def convert(chart: Any, values: Data, label: str) -> str:
@@ -98,7 +95,7 @@ def convert(chart: Any, values: Data, label: str) -> str:
     import vl_convert
 
     specification = chart.to_dict()
-    specification["datasets"] = {_ROWS.name: values}
+    specification["datasets"] = {ROWS.name: values}
     svg = vl_convert.vegalite_to_svg(
         specification,
         vl_version=".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2]),
@@ -130,12 +127,12 @@ def _clean(element: ET.Element) -> None:
 _SI = "format(datum.value, '~s')"  # unlike the axis format "~s" it writes 0 as 0, not as 0k
 
 
-def _in_order() -> alt.EncodingSortField:
+def in_order() -> alt.EncodingSortField:
     """Sort by the field `order`, so that no name enters the specification as code."""
     return alt.EncodingSortField(field="order", op="min")
 
 
-def _palette(names: Sequence[str], colours: Sequence[str]) -> alt.Scale:
+def palette(names: Sequence[str], colours: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=[colours[i % len(colours)] for i in range(len(names))])
 
 
@@ -161,13 +158,13 @@ def waterfall(stages: Sequence[Stage]) -> str:
         values.append(
             {**shared, "what": "dropped", "from": stage.rows_kept, "to": arrived, "note": note, "end": arrived}
         )
-    base = alt.Chart(_ROWS, width=WIDTH - 70, height=alt.Step(20)).encode(
-        y=alt.Y("stage:N", sort=_in_order(), title=None, axis=alt.Axis(grid=False))
+    base = alt.Chart(ROWS, width=WIDTH - 70, height=alt.Step(20)).encode(
+        y=alt.Y("stage:N", sort=in_order(), title=None, axis=alt.Axis(grid=False))
     )
     bars = base.mark_bar(height=13).encode(
         x=alt.X("from:Q", title="rows", axis=alt.Axis(labelExpr=_SI, tickCount=6)),
         x2="to:Q",
-        color=alt.Color("what:N", scale=_palette(["kept", "made", "dropped"], [KEPT, SERIES[2], DROPPED])),
+        color=alt.Color("what:N", scale=palette(["kept", "made", "dropped"], [KEPT, SERIES[2], DROPPED])),
     )
     notes = base.mark_text(align="left", dx=5).encode(x="end:Q", text="note:N")
     last, first = stages[-1], max(stage.rows_in + stage.rows_made for stage in stages)
@@ -195,17 +192,17 @@ def domain_shares(points: Sequence[DomainPoint]) -> str:
             share = getattr(there, measure) / total if there is not None and total else 0.0
             values.append({"order": order, "domain": label, "at": at, "point": steps[point.name], "share": share})
     chart = (
-        alt.Chart(_ROWS, width=WIDTH - 60, height=alt.Step(11, **{"for": "offset"}))
+        alt.Chart(ROWS, width=WIDTH - 60, height=alt.Step(11, **{"for": "offset"}))
         .mark_bar()
         .encode(
             x=alt.X("share:Q", title=f"share of {measure}", axis=alt.Axis(format="~%", tickCount=6)),
             y=alt.Y(
-                "domain:N", sort=_in_order(), title=None, axis=alt.Axis(grid=False), scale=alt.Scale(paddingInner=0.25)
+                "domain:N", sort=in_order(), title=None, axis=alt.Axis(grid=False), scale=alt.Scale(paddingInner=0.25)
             ),
             yOffset=alt.YOffset("at:O"),
             color=alt.Color(
                 "point:N",
-                scale=_palette(list(steps.values()), [MUTED, SERIES[4], *SERIES[:4]]),
+                scale=palette(list(steps.values()), [MUTED, SERIES[4], *SERIES[:4]]),
                 legend=alt.Legend(columns=4),
             ),
         )
@@ -230,7 +227,7 @@ def document_map(shown: MapRecord, by: Literal["group", "domain"]) -> str:
         x, y = (float(np.median([side[i] for i in mine])) for side in (shown.x, shown.y))
         values.append({"x": x, "y": y, "colour": "", "note": label})
     scale = alt.Scale(domain=[-1.04, 1.04], nice=False)
-    base = alt.Chart(_ROWS, width=WIDTH - 20, height=WIDTH * 0.62).encode(
+    base = alt.Chart(ROWS, width=WIDTH - 20, height=WIDTH * 0.62).encode(
         x=alt.X("x:Q", axis=None, scale=scale), y=alt.Y("y:Q", axis=None, scale=scale)
     )
     dots = (
@@ -260,7 +257,7 @@ def distribution(shown: Distribution) -> str:
     title = f"{shown.title} ({shown.unit})" if shown.unit else shown.title
     scale = alt.Scale(type=shown.scale, domain=[shown.edges[0], shown.edges[-1]], nice=False)
     chart = (
-        alt.Chart(_ROWS, width=(WIDTH - 100) / 3, height=86)
+        alt.Chart(ROWS, width=(WIDTH - 100) / 3, height=86)
         .mark_rect()
         .encode(
             x=alt.X(
@@ -269,8 +266,8 @@ def distribution(shown: Distribution) -> str:
             x2="high:Q",
             y=alt.Y("from:Q", title=None, axis=alt.Axis(labelExpr=_SI, tickCount=3)),
             y2="to:Q",
-            color=alt.Color("what:N", scale=_palette(["selected", "not selected"], [KEPT, MUTED])),
-            facet=alt.Facet("domain:N", sort=_in_order(), title=None, columns=3, spacing={"row": 60, "column": 48}),
+            color=alt.Color("what:N", scale=palette(["selected", "not selected"], [KEPT, MUTED])),
+            facet=alt.Facet("domain:N", sort=in_order(), title=None, columns=3, spacing={"row": 60, "column": 48}),
         )
         .resolve_scale(y="independent")
         .resolve_axis(x="independent")
@@ -291,129 +288,12 @@ def bytes_per_token(tokenizer: TokenizerRecord) -> str:
         {"order": i, "domain": drawn[name], "ratio": ratio[name], "note": f"{ratio[name]:.2f}"}
         for i, name in enumerate(ranked)
     ]
-    base = alt.Chart(_ROWS, width=WIDTH - 110, height=alt.Step(20)).encode(
-        y=alt.Y("domain:N", sort=_in_order(), title=None, axis=alt.Axis(grid=False)),
+    base = alt.Chart(ROWS, width=WIDTH - 110, height=alt.Step(20)).encode(
+        y=alt.Y("domain:N", sort=in_order(), title=None, axis=alt.Axis(grid=False)),
         x=alt.X("ratio:Q", title="bytes per token", axis=alt.Axis(tickCount=6)),
     )
     chart = base.mark_bar(height=13, color=SERIES[0]) + base.mark_text(align="left", dx=5).encode(text="note:N")
     return convert(chart, values, f"Bytes per token of {len(drawn)} domains")
-
-
-def thin(curve: Curve, points: int = MAX_POINTS) -> tuple[list[float], list[float]]:
-    """At most ``points`` (step, value) pairs: means over runs of equally many finite values, in order."""
-    steps, values = np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
-    finite = np.isfinite(values)
-    steps, values = steps[finite], values[finite]
-    if len(values) > points:
-        starts = np.linspace(0, len(values), points, endpoint=False).astype(np.int64)
-        sizes = np.diff(np.append(starts, len(values)))
-        steps, values = np.add.reduceat(steps, starts) / sizes, np.add.reduceat(values, starts) / sizes
-    return [float(s) for s in steps], [float(v) for v in values]
-
-
-def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Centred moving average over ``reach`` values to each side, fewer near the ends, so that it never leans."""
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    at = np.arange(len(values))
-    side = np.minimum(reach, np.minimum(at, len(values) - 1 - at))
-    return [float(v) for v in (sums[at + side + 1] - sums[at - side]) / (2 * side + 1)]
-
-
-def _round_name(training: TrainingRecord) -> str:
-    return f"round {training.round}"
-
-
-def _rounds(trainings: Sequence[TrainingRecord]) -> alt.Color:
-    return alt.Color("round:N", scale=_palette([_round_name(t) for t in trainings], SERIES))
-
-
-def training_loss(trainings: Sequence[TrainingRecord]) -> str:
-    """Training loss by step: faint as logged (thinned), strong smoothed; one colour a round."""
-    values: Data = []
-    for training in trainings:
-        steps, raw = thin(training.train_loss)
-        even = smooth(raw, len(raw) // 60)
-        values += [
-            {"step": s, "loss": r, "smooth": e, "round": _round_name(training)}
-            for s, r, e in zip(steps, raw, even, strict=True)
-        ]
-    base = alt.Chart(_ROWS, width=WIDTH, height=230).encode(
-        x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(format="~s", grid=False), scale=alt.Scale(nice=False)),
-        color=_rounds(trainings),
-    )
-    y = alt.Scale(zero=False)
-    chart = base.mark_line(opacity=0.35, strokeWidth=1).encode(
-        y=alt.Y("loss:Q", scale=y, title="training loss (nats per token)")
-    ) + base.mark_line().encode(y=alt.Y("smooth:Q", scale=y, title="training loss (nats per token)"))
-    return convert(chart, values, f"Training loss over optimiser steps, {_count_rounds(trainings)}")
-
-
-def _count_rounds(trainings: Sequence[TrainingRecord]) -> str:
-    return f"{len(trainings)} round" + ("s overlaid" if len(trainings) != 1 else "")
-
-
-def curve_of(trainings: Sequence[TrainingRecord], field: str, title: str, format: str) -> str:
-    """One small chart of ``learning_rate`` or ``tokens_per_second`` by step, one colour a round."""
-    values: Data = []
-    for training in trainings:
-        for step, value in zip(*thin(getattr(training, field)), strict=True):
-            values.append({"step": step, "value": value, "round": _round_name(training)})
-    chart = (
-        alt.Chart(_ROWS, width=400, height=150)
-        .mark_line()
-        .encode(
-            x=alt.X(
-                "step:Q",
-                title="optimiser step",
-                axis=alt.Axis(format="~s", grid=False, tickCount=5),
-                scale=alt.Scale(nice=False),
-            ),
-            y=alt.Y("value:Q", title=title, axis=alt.Axis(labelExpr=f"format(datum.value, {format!r})", tickCount=4)),
-            color=_rounds(trainings),
-            # rounds often follow the same schedule; dashes keep the one below in sight
-            strokeDash=alt.StrokeDash(
-                "round:N",
-                scale=alt.Scale(
-                    domain=[_round_name(t) for t in trainings],
-                    range=[[1, 0] if i % 2 == 0 else [5, 4] for i in range(len(trainings))],
-                ),
-            ),
-        )
-    )
-    return convert(chart, values, f"{title} over optimiser steps, {_count_rounds(trainings)}")
-
-
-def validation_loss(trainings: Sequence[TrainingRecord]) -> str:
-    """Validation loss by step, one small chart a domain, one colour a round; domains in name order."""
-    names = sorted({domain for t in trainings for domain in t.validation_loss})
-    drawn = labels(names[:MAX_DOMAINS])
-    values: Data = []
-    for training in trainings:
-        for order, (domain, label) in enumerate(drawn.items()):
-            if domain not in training.validation_loss:
-                continue
-            for step, value in zip(*thin(training.validation_loss[domain], 60), strict=True):
-                values.append(
-                    {"order": order, "domain": label, "step": step, "loss": value, "round": _round_name(training)}
-                )
-    chart = (
-        alt.Chart(_ROWS, width=(WIDTH - 100) / 3, height=100)
-        .mark_line(point=alt.OverlayMarkDef(size=14))
-        .encode(
-            x=alt.X(
-                "step:Q", title=None, axis=alt.Axis(format="~s", grid=False, tickCount=4), scale=alt.Scale(nice=False)
-            ),
-            y=alt.Y("loss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
-            color=_rounds(trainings),
-            facet=alt.Facet("domain:N", sort=_in_order(), title=None, columns=3, spacing={"row": 60, "column": 48}),
-        )
-        .resolve_scale(y="independent")
-        .resolve_axis(x="independent")
-        .properties(bounds="flush")  # plots in line, whatever the width of their labels
-    )
-    return convert(
-        chart, values, f"Validation loss of {len(drawn)} domains over optimiser steps, {_count_rounds(trainings)}"
-    )
 
 
 def round_shares(change: RoundChange) -> str:
@@ -429,13 +309,13 @@ def round_shares(change: RoundChange) -> str:
         for i, (name, label) in enumerate(drawn.items())
         for k in range(2)
     ]
-    base = alt.Chart(_ROWS, width=WIDTH - 110, height=alt.Step(20)).encode(
-        y=alt.Y("domain:N", sort=_in_order(), title=None)
+    base = alt.Chart(ROWS, width=WIDTH - 110, height=alt.Step(20)).encode(
+        y=alt.Y("domain:N", sort=in_order(), title=None)
     )
     x = alt.X("share:Q", title="share of selected tokens", axis=alt.Axis(format="~%", tickCount=6, grid=False))
     chart = base.mark_rule(strokeWidth=2, color="var(--axis)").encode(x=x, x2="other:Q") + base.mark_circle(
         size=80, opacity=1
-    ).encode(x=x, color=alt.Color("round:N", scale=_palette(names, SERIES)))
+    ).encode(x=x, color=alt.Color("round:N", scale=palette(names, SERIES)))
     return convert(chart, values, f"Share of selected tokens of {len(drawn)} domains in {names[0]} and {names[1]}")
 
 
@@ -448,11 +328,11 @@ def excess_loss(change: RoundChange) -> str:
     ranked = sorted(drawn, key=lambda name: (-known[name], name))
     values: Data = [{"order": i, "domain": drawn[n], "loss": known[n]} for i, n in enumerate(ranked)]
     chart = (
-        alt.Chart(_ROWS, width=WIDTH - 110, height=alt.Step(20))
+        alt.Chart(ROWS, width=WIDTH - 110, height=alt.Step(20))
         .mark_bar(height=13, color=SERIES[3])
         .encode(
             x=alt.X("loss:Q", title="mean excess loss (nats per token)", axis=alt.Axis(tickCount=6)),
-            y=alt.Y("domain:N", sort=_in_order(), title=None, axis=alt.Axis(grid=False)),
+            y=alt.Y("domain:N", sort=in_order(), title=None, axis=alt.Axis(grid=False)),
         )
     )
     return convert(chart, values, f"Mean excess loss of {len(drawn)} domains in round {change.before}")

@@ -22,6 +22,11 @@ from typing import Any, Literal
 
 from penstock.errors import ConfigError, DatasetError
 from penstock.report.plain import from_plain, to_plain
+from penstock.report.record_training import Curve as Curve
+from penstock.report.record_training import MixtureRecord as MixtureRecord
+from penstock.report.record_training import SeenDocument as SeenDocument
+from penstock.report.record_training import SeenRecord as SeenRecord
+from penstock.report.record_training import TrainingRecord as TrainingRecord
 
 FORMAT = 1
 
@@ -265,48 +270,6 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Numbers logged against the optimiser step at which they were taken; steps rise. Values may be NaN or infinite."""
-
-    steps: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.steps) != len(self.values):
-            raise ConfigError(
-                f"curve: got {len(self.steps)} steps and {len(self.values)} values, allowed equally many; "
-                "log them together"
-            )
-
-    @property
-    def last(self) -> float | None:
-        return self.values[-1] if self.values else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecord:
-    """One round of training, from its metrics file.
-
-    ``train_loss`` is the mean loss of the step's predicted tokens, unsmoothed: the renderer smooths.
-    ``validation_loss`` holds, by domain, the mean over that domain's validation tokens. ``tokens`` is the
-    number of predicted tokens, ``seconds`` the wall time of the loop, evaluation included.
-    ``tokens_per_second`` is predicted tokens over wall time since the step logged before.
-    """
-
-    round: int  # from 1
-    model: str  # "Llama, 4 layers, width 256"
-    parameters: int  # trainable numbers, tied ones once
-    device: str
-    steps: int  # optimiser steps done
-    tokens: int
-    seconds: float
-    train_loss: Curve = Curve()
-    learning_rate: Curve = Curve()
-    tokens_per_second: Curve = Curve()
-    validation_loss: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class DomainChange:
     """One domain before and after.
 
@@ -446,6 +409,7 @@ class RunRecord:
     contamination: tuple[ContaminationRecord, ...] = ()
     tokenizer: TokenizerRecord | None = None
     training: tuple[TrainingRecord, ...] = ()  # one a round, in order
+    beside: tuple[TrainingRecord, ...] = ()  # trained beside the first round's
     changes: tuple[RoundChange, ...] = ()  # round 1 to 2, 2 to 3, …
     warnings: tuple[str, ...] = ()
 

@@ -27,6 +27,13 @@ from penstock.report.record import Amount, Distribution, DomainPoint, RunRecord,
 from penstock.storage import Folder
 
 MAX_DOMAIN_ROWS = 60
+# small charts of a run: field of its record, title, format of its values
+CURVES = (
+    ("learning_rate", "learning rate", "~g"),
+    ("tokens_per_second", "tokens per second", "~s"),
+    ("target_loss", "loss of the target (nats per token)", "~g"),
+    ("effective_samples", "effective share of the samples", ".0%"),
+)
 MAX_GROUPS = 60  # domains with kept samples, reasons with dropped ones
 MAX_SAMPLES = 10  # of each of them
 MAX_REASONS = 200
@@ -47,7 +54,10 @@ def render(record: RunRecord) -> str:
         lineage=lineage(record.steps),
         dropped_groups=_groups(record.dropped, lambda s: (s.step, s.reason)),
         kept_groups=_groups(record.kept, lambda s: s.domain),
-        validation_domains=sorted({d for t in record.training for d in t.validation_loss})[:MAX_DOMAIN_ROWS],
+        trained=(*record.training, *record.beside),
+        validation_domains=sorted({d for t in (*record.training, *record.beside) for d in t.validation_loss})[
+            :MAX_DOMAIN_ROWS
+        ],
     )
     return page.lstrip()
 
@@ -110,11 +120,11 @@ def checks(record: RunRecord) -> list[str]:
         if before is not None and stage.rows_in != before.rows_kept:
             kept = f"but {before.name} before it kept {before.rows_kept:,}"
             found.append(f"Stage {stage.name} took in {stage.rows_in:,} rows, {kept}.")
-    for training in record.training:
+    for training in (*record.training, *record.beside):
         odd = sum(not math.isfinite(v) for v in training.train_loss.values)
         if odd:
             what = _plural(odd, "logged loss value")
-            found.append(f"Training round {training.round}: {what} not finite; the charts leave them out.")
+            found.append(f"Training round {_run_name(training)}: {what} not finite; the charts leave them out.")
     return found
 
 
@@ -212,7 +222,7 @@ def _groups(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 
 def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Name and SVG of every chart that has something to show."""
-    from penstock.report import charts
+    from penstock.report import charts, charts_training
 
     if record.stages:
         yield "waterfall", charts.waterfall(record.stages)
@@ -227,14 +237,21 @@ def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield f"distribution-{i}", charts.distribution(shown)
     if record.tokenizer is not None and any(d.tokens for d in record.tokenizer.domains):
         yield "tokenizer", charts.bytes_per_token(record.tokenizer)
-    if _any_finite(t.train_loss.values for t in record.training):
-        yield "training", charts.training_loss(record.training)
-    if _any_finite(c.values for t in record.training for c in t.validation_loss.values()):
-        yield "validation", charts.validation_loss(record.training)
-    if _any_finite(t.learning_rate.values for t in record.training):
-        yield "learning_rate", charts.curve_of(record.training, "learning_rate", "learning rate", "~g")
-    if _any_finite(t.tokens_per_second.values for t in record.training):
-        yield "throughput", charts.curve_of(record.training, "tokens_per_second", "tokens per second", "~s")
+    trained = (*record.training, *record.beside)
+    if _any_finite(t.train_loss.values for t in trained):
+        yield "training", charts_training.training_loss(trained)
+    for name, draw in (
+        ("validation_loss", charts_training.validation_loss),
+        ("domain_loss", charts_training.domain_loss),
+    ):
+        if _any_finite(c.values for t in trained for c in getattr(t, name).values()):
+            yield name, draw(trained)
+    for name, title, shape in CURVES:
+        if _any_finite(getattr(t, name).values for t in trained):
+            yield name, charts_training.curve_of(trained, name, title, shape)
+    for i, training in enumerate(trained):
+        if training.mixture is not None and training.mixture.effective_from:
+            yield f"mixture-{i}", charts_training.mixture(training)
     for i, change in enumerate(record.changes):
         if change.domains:
             yield f"shares-{i}", charts.round_shares(change)
@@ -244,6 +261,10 @@ def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
 
 def _any_finite(curves: Iterable[Iterable[float]]) -> bool:
     return any(math.isfinite(value) for curve in curves for value in curve)
+
+
+def _run_name(training: TrainingRecord) -> str:
+    return f"{training.round}" + (f", {training.name}" if training.name else "")
 
 
 def _final_train_loss(training: TrainingRecord) -> float | None:
@@ -297,6 +318,7 @@ def _environment() -> jinja2.Environment:
         "duration": text.duration,
         "excerpt": _excerpt,
         "final_train_loss": _final_train_loss,
+        "run_name": _run_name,
         "name": _name,
         "number": text.number,
         "pretty": _pretty,

@@ -86,7 +86,7 @@ class C4Lines:
     """
 
     name: ClassVar[str] = "c4_lines"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("text",)
     adds: ClassVar[tuple[str, ...]] = ("text", "content_hash", "learn")
 

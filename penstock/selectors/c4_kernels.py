@@ -291,6 +291,8 @@ def _edit_row(
         done = starts[spans]
         region = begin if spans == first_span else stops[spans - 1]
     if done < end:
+        if spans == starts.size:  # rows of which nothing stays have this span alone
+            return -1
         starts[spans] = done
         stops[spans] = end
         newlines[spans] = 0

@@ -1,11 +1,11 @@
 """A step that drops nearly everything stops before its commit.
 
 A filter made for another language, a list with an entry too many or a source of another format can throw a corpus away
-without an error. The guard looks at what a step counted: every row work, every source (its bad records) and the step
-as a whole may drop at most a share of their rows, ``default`` or their own, once they saw ``LEAST_ROWS``. What has a
-share of its own does not count towards the step as a whole, and what a selection leaves out is no drop. Receipts of the
-splits stay, so that a rerun with the share raised reads nothing again. Shares decide nothing about rows: they are no
-part of a key.
+without an error. The guard looks at what a step counted: every row work, every source and benchmark (its bad records)
+and the step as a whole may drop at most a share of their rows, ``default`` or their own, once they saw ``LEAST_ROWS``.
+What has a share of its own does not count towards the step as a whole, and what a selection leaves out is no drop.
+Receipts of the splits stay, so that a rerun with the share raised reads nothing again. Shares decide nothing about
+rows: they are no part of a key.
 
 Price: none that can be measured.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LEAST_ROWS = 100
 DEFAULT = 0.95
-_SOURCE = "source."
+_SOURCE, _BENCHMARK = "source.", "benchmark."
 _CHOSEN = ("selection",)  # counts its rows as dropped because it is asked to
 
 
@@ -72,6 +72,9 @@ def _drops(step: str, counts: Counts, stats: Mapping[str, Any], allowed: Mapping
         elif name.startswith(_SOURCE):
             known = name.removeprefix(_SOURCE)
             rows = stats.get("sources", {}).get(known, {}).get("rows", rows_in)
+        elif name.startswith(_BENCHMARK):
+            known = name.removeprefix(_BENCHMARK)
+            rows = stats.get("benchmarks", {}).get(known, {}).get("items", 0) + sum(reasons.values())
         yield Drops(known, rows, reasons)
         if known not in allowed:
             total |= {f"{known}.{reason}": n for reason, n in reasons.items()}

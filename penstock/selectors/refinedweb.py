@@ -90,7 +90,7 @@ class RefinedWebQuality:
     """Filter: drop documents with too large a share of their words in flagged lines, or all of them."""
 
     name: ClassVar[str] = "refinedweb"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("text",)
     adds: ClassVar[tuple[str, ...]] = ()
 
@@ -118,7 +118,7 @@ class RefinedWebLines:
     """Annotator: the text without its flagged lines and patterns. Run ``RefinedWebQuality`` before it."""
 
     name: ClassVar[str] = "refinedweb_lines"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("text",)
     adds: ClassVar[tuple[str, ...]] = ("text", "content_hash", "learn")
 

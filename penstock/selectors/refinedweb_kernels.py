@@ -241,6 +241,8 @@ def _flag_row(
         done = line_end
         begun = True
     if done < end:
+        if spans == starts.size:  # rows of which nothing stays have this span alone
+            return -1, all_words, flagged
         starts[spans] = done
         stops[spans] = end
         newlines[spans] = 0

@@ -6,12 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from penstock.errors import ConfigError
+from penstock.training.mixing.base import Signal
+from penstock.training.mixing.config import PolicyConfig, policy_of
+from penstock.training.mixture import OnExhausted
+from penstock.training.weighting import WeightingConfig
 
 # fields of TrainConfig that say how a run is watched, kept and on what it runs: a run goes on when they change
-RUNNING = ("device", "keep_checkpoints", "tensorboard", "threads")
+RUNNING = (
+    "activation_checkpointing", "async_checkpoints", "compile", "device", "keep_checkpoints", "loss_chunk", "parallel",
+    "peak_tflops", "prefetch", "processes", "rank_timeout", "tensorboard", "threads",
+)  # fmt: skip
 
 
 def _require(holds: bool, name: str, got: Any, allowed: str) -> None:
@@ -68,6 +75,12 @@ class TrainConfig:
     mixture: Mapping[str, float] | Literal["proportional", "uniform"] = "proportional"  # shares of tokens
     temperature: float = 1.0  # of "proportional"
     mixture_block: int = 1000  # sequences over which the mixture is exact
+    max_epochs: float | Mapping[str, float] | None = None  # how often a domain may be read, for all or by name
+    on_exhausted: OnExhausted = "repeat"  # what follows then; "repeat" allows no max_epochs
+    group_rows: int | None = None  # sequences read from one place in turn, for object stores; None shuffles all rows
+    policy: PolicyConfig | None = None  # sets the mixture from the start and while training, in place of ``mixture``
+    reference_model: str | None = None  # folder of a model that the policy compares losses with (doremi)
+    weighting: WeightingConfig | None = None  # of segments by their losses; None weighs every token alike
     cross_document_attention: bool = False
 
     learning_rate: float = 3e-3
@@ -79,6 +92,12 @@ class TrainConfig:
     weight_decay: float = 0.1  # on tensors of two or more dimensions
     clip_norm: float = 1.0  # of the whole gradient
 
+    # a step whose loss or gradient is no finite number, or whose gradient is a spike, changes no weight
+    max_skipped: int = 3  # such steps in a row; one more ends the run
+    max_gradient_norm: float | None = None  # before clipping; above it is a spike. None sets no bound
+    spike_z: float | None = None  # standard deviations of the log-norm above its running mean; None looks for none
+    spike_window: int = 100  # norms that the mean is of; none is a spike before they are there
+
     eval_every: int = 100  # steps; validation also runs after the last step
     eval_sequences: int = 64  # per validation domain, from its first row
     checkpoint_every: int = 100  # steps; the last step is always saved
@@ -89,18 +108,33 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto is bfloat16 on CUDA, float32 on CPU
     threads: int | None = None  # of PyTorch on CPU; None leaves its own choice
+    processes: int = 1  # on this machine, each with its share of every batch; torchrun's own number goes before it
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"  # auto is ddp with two processes or more, else none
+    rank_timeout: float = 600.0  # seconds that a process waits for the others before it gives up
+    compile: bool = False  # the decoder's layers, through torch.compile
+    activation_checkpointing: bool = False  # keep each layer's input and compute the rest again for the gradient
+    loss_chunk: int | None = None  # predicted tokens whose logits are in memory at a time; None is all of a micro-batch
+    prefetch: int = 2  # batches read ahead in a thread; 0 reads each when it is needed
+    async_checkpoints: bool = False  # write them in a thread while training goes on; holds one copy in memory
     tensorboard: bool = True
+    peak_tflops: float | None = None  # of one device in this precision, for the MFU; None knows some GPUs
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "mixture_block", "eval_every", "eval_sequences", "checkpoint_every")
         _require_count(self, 1, *counts, "keep_checkpoints", "signals_every")
-        _require_count(self, 0, "warmup_steps", "seed")
-        for name in ("micro_batch_size", "threads"):
+        _require_count(self, 1, "processes")
+        _require_count(self, 2, "spike_window")
+        _require_count(self, 0, "warmup_steps", "seed", "max_skipped", "prefetch")
+        for name in ("micro_batch_size", "threads", "loss_chunk", "group_rows"):
             if getattr(self, name) is not None:
                 _require_count(self, 1, name)
-        for name in ("learning_rate", "epsilon", "clip_norm", "temperature"):
+        for name in ("learning_rate", "epsilon", "clip_norm", "temperature", "rank_timeout"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number > 0")
+        for name in ("max_gradient_norm", "spike_z", "peak_tflops"):
+            value = getattr(self, name)
+            holds = value is None or (math.isfinite(value) and value > 0)
+            _require(holds, name, value, "a finite number > 0, or none")
         for name in ("min_learning_rate", "weight_decay"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
@@ -113,6 +147,26 @@ class TrainConfig:
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "'auto', 'cpu' or 'cuda'")
         precisions = ("auto", "float32", "bfloat16")
         _require(self.precision in precisions, "precision", self.precision, "'auto', 'float32' or 'bfloat16'")
+        if self.policy is not None:
+            plain = self.mixture == "proportional" and self.temperature == 1.0
+            _require(plain, "mixture", self.mixture, "no mixture and no temperature beside a policy, which sets it")
+            soon = f"at most policy.lag = {self.policy.lag}: batches read ahead are drawn before an update holds"
+            _require(self.prefetch <= self.policy.lag, "prefetch", self.prefetch, soon)
+        compares = self.policy is not None and Signal.EXCESS_LOSS in policy_of(self.policy, steps=self.steps)[0].needs
+        wanted = (
+            "the folder of a model for this policy, whose losses it compares with"
+            if compares
+            else "none: no " + ("policy asks for it")
+        )
+        _require((self.reference_model is not None) == compares, "reference_model", self.reference_model, wanted)
+        ends = get_args(OnExhausted)
+        _require(self.on_exhausted in ends, "on_exhausted", self.on_exhausted, " or ".join(map(repr, ends)))
+        ways = ("auto", "none", "ddp", "fsdp")
+        _require(self.parallel in ways, "parallel", self.parallel, "'auto', 'none', 'ddp' or 'fsdp'")
+        alone = self.parallel != "none" or self.processes == 1
+        _require(alone, "processes", self.processes, "1 with parallel: none; use auto, ddp or fsdp")
+        divides = self.batch_size % self.processes == 0
+        _require(divides, "processes", self.processes, f"a divisor of batch_size = {self.batch_size}")
         named = isinstance(self.mixture, Mapping) or self.mixture in ("proportional", "uniform")
         _require(named, "mixture", self.mixture, "'proportional', 'uniform' or a weight per domain")
 
@@ -164,3 +218,5 @@ class TrainResult:
     seconds: float  # wall time of this call
     losses: tuple[float, ...]  # nats per token of every step
     validation: Mapping[str, float]  # nats per token by domain after the last step
+    target_loss: float | None = None  # nats per token of the held-out half of a policy's target
+    skipped: int = 0  # steps whose gradient was refused

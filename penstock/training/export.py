@@ -64,7 +64,8 @@ def run_identity(
         except OSError as error:
             raise InputError(f"{data.tokenizer_file}: cannot be read ({error}); give the tokenizer.json") from error
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in RUNNING}
-    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
+    for part in ("model", "policy", "weighting"):
+        values |= {f"{part}.{name}": value for name, value in (values.pop(part) or {}).items()}
     values |= {
         "data": data.fingerprint,
         "vocab_size": data.vocab_size,

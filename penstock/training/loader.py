@@ -4,96 +4,41 @@ Sequence n of a run is a pure function of the mixture log, the seed and the data
 there is nothing to fast-forward: any rank computes its own slice of any step, resume is O(1), and the
 number of ranks may change between save and resume. The loader is a map-style dataset with
 ``__getitems__`` and takes its indices from a sampler in the main process; worker processes would only
-copy tokens between processes, which costs more than the gather itself.
+copy tokens between processes, which costs more than the gather itself. ``stream`` gathers ahead in a thread.
 
 >>> loader = MixtureLoader(store, {"docs": 3, "code": 1}, seed=0, fingerprint=digest, batch_size=32)
 >>> loader.batch(7, rank=1, world_size=4).tokens.shape
 (8, 512)
 
-Weights are shares of *tokens*: a domain whose sequences hold more padding gets more sequences.
+Weights are shares of *tokens*: a domain whose sequences hold more padding gets more sequences (see ``shares``).
 
-Price: about 40 µs a sequence of 512 tokens in eight segments (12M tokens/s on one core); memory of one batch.
+A change of the mixture that was decided after step t is an entry that takes effect at sequence
+(t + lag) * batch_size, wherever the readers are: prefetch depth, workers and restarts do not move it, no batch that
+was handed out changes, and nothing is built anew. All ranks must make the same changes.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.errors import ConfigError, DatasetError
-from penstock.training.mixture import MixtureLog, quotas
-from penstock.training.sequences import SequenceStore, segment_layout
+from penstock.training.batch import Batch
+from penstock.training.mixture import Entry, MixtureLog, OnExhausted
+from penstock.training.prefetch import ahead, pinned, require_pinning
+from penstock.training.reader import OrderReader
+from penstock.training.shares import Caps, Weights, domain_weights, row_limits, sequence_quotas, vector_weights
+from penstock.training.store import Store
 
 Ints = NDArray[np.int64]
-Weights = Mapping[str, float] | Literal["proportional", "uniform"]
 
+__all__ = ["Batch", "MixtureLoader", "Weights", "domain_weights"]
 
-@dataclass(frozen=True)
-class Batch:
-    """n sequences of L tokens with S segments together; all integers are int64."""
-
-    numbers: Ints  # (n,) position in the training order
-    domain: Ints  # (n,) index into the loader's domains
-    rows: Ints  # (n,) row inside the domain
-    mixture_version: Ints  # (n,) log entry the sequence was drawn under
-    tokens: Ints  # (n, L)
-    segment_ids: Ints  # (n, L) segment in its sequence, -1 on padding
-    positions: Ints  # (n, L) position in its segment
-    segment_counts: Ints  # (n,)
-    segment_lengths: Ints  # (S,)
-    segment_docs: pa.StringArray  # (S,)
-    learned: NDArray[np.bool_] | None = None  # (n, L) tokens to learn where they are predicted; None is all
-
-
-def domain_weights(store: SequenceStore, weights: Weights, *, temperature: float = 1.0) -> tuple[float, ...]:
-    """Probabilities of the store's domains, as shares of tokens: shape (K,), sum 1.
-
-    Args:
-        weights: a number >= 0 for every domain; or "proportional", tokens ** (1 / temperature); or
-            "uniform", equal shares of all domains that have sequences.
-        temperature: above 1 flattens "proportional", below 1 sharpens it; it changes nothing else.
-
-    Raises:
-        ConfigError: an unknown or a missing domain, a bad number, or weight on an empty domain.
-    """
-    tokens = np.array(store.tokens, dtype=np.float64)
-    if isinstance(weights, str):
-        if weights not in ("proportional", "uniform"):
-            raise ConfigError(f"mixture: got {weights!r}, allowed 'proportional', 'uniform' or a weight per domain")
-        if not temperature > 0:
-            raise ConfigError(f"temperature: got {temperature}, allowed > 0; 1 is proportional")
-        present = tokens > 0
-        p = present.astype(np.float64)
-        if weights == "proportional":
-            # relative to the largest domain, so that a small temperature cannot overflow
-            p[present] = (tokens[present] / tokens.max(initial=1.0)) ** (1.0 / temperature)
-    else:
-        for name in weights:
-            if name not in store.domains:
-                near = difflib.get_close_matches(name, store.domains, n=3, cutoff=0.5)
-                raise ConfigError(
-                    f"mixture: unknown domain {name!r}; "
-                    + (f"did you mean {' or '.join(near)}? " if near else "")
-                    + f"The data has {', '.join(store.domains)}"
-                )
-        missing = [name for name in store.domains if name not in weights]
-        if missing:
-            raise ConfigError(f"mixture: no weight for {', '.join(missing)}; write 0 to leave a domain out")
-        p = np.array([float(weights[name]) for name in store.domains])
-        if not np.isfinite(p).all() or (p < 0).any():
-            raise ConfigError(f"mixture: got {dict(weights)}, allowed finite weights >= 0")
-        empty = [name for name, w, t in zip(store.domains, p, tokens, strict=True) if w > 0 and t == 0]
-        if empty:
-            raise ConfigError(f"mixture: {', '.join(empty)} has no sequences but a positive weight; write 0")
-    if not p.sum() > 0:
-        raise ConfigError("mixture: no domain has a positive weight; give at least one")
-    return tuple(float(x) for x in p / p.sum())
+# past versions of which ``weights_of`` and ``batch`` still know; in memory only
+_KEPT_VERSIONS = 1024
 
 
 class MixtureLoader:
@@ -101,7 +46,7 @@ class MixtureLoader:
 
     def __init__(
         self,
-        store: SequenceStore,
+        store: Store,
         weights: Weights,
         *,
         seed: int,
@@ -109,6 +54,10 @@ class MixtureLoader:
         batch_size: int,
         temperature: float = 1.0,
         block: int = 1000,
+        lag: int = 8,
+        max_epochs: Caps | None = None,
+        on_exhausted: OnExhausted = "repeat",
+        group_rows: int | None = None,
     ) -> None:
         """
         Args:
@@ -117,93 +66,371 @@ class MixtureLoader:
             seed: of the row orders and of ties in the mixture.
             fingerprint: digest of the data; a state of another fingerprint is refused.
             batch_size: sequences per step over all ranks.
-            block: sequences over which the mixture's ratios are exact.
+            block: sequences over which the mixture's ratios are exact; it may hold more than the data does.
+            lag: steps from the one after which a change is decided to the last one it leaves alone; at least the
+                prefetch depth.
+            max_epochs: how often a domain may be read, for all or by name; see ``row_limits``.
+            on_exhausted: what follows when a domain may not be read any more: it begins anew ("repeat": no caps),
+                its share goes to the others in their ratio ("redistribute"), or the order ends ("stop").
+            group_rows: sequences of a domain that are read from one place before the next place's turn comes; see
+                ``permutation``. None shuffles all of a domain's rows.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size: got {batch_size}, allowed >= 1")
-        self.store = store
-        self.fingerprint = fingerprint
+        if lag < 0:
+            raise ConfigError(f"lag: got {lag}, allowed >= 0 steps")
+        if group_rows is not None and group_rows < 1:
+            raise ConfigError(f"group_rows: got {group_rows}, allowed >= 1 sequences, or None for no groups")
         self.batch_size = batch_size
-        self.weights = domain_weights(store, weights, temperature=temperature)
-        self.log = MixtureLog.start(store.domains, self._quotas(self.weights, block), seed=seed)
+        self.block = block
+        self.lag = lag
+        self._caps: tuple[Caps | None, OnExhausted] = (max_epochs, on_exhausted)
+        self._group_rows = group_rows
+        shares = domain_weights(store, weights, temperature=temperature)
+        self.log = MixtureLog.start(
+            store.domains, sequence_quotas(store, shares, block), seed=seed, **self._dataset(store, shares, fingerprint)
+        )
+        self._reader = OrderReader()
+        self._reader.use(self.log, {0: store})
         self.consumed = 0
+        self._observed = -1  # sequences consumed when the last change was decided
+        self._ahead = 0  # steps that a running stream may have gathered past ``consumed``
+
+    def _dataset(self, store: Store, shares: Sequence[float], fingerprint: str) -> dict[str, Any]:
+        max_epochs, on_exhausted = self._caps
+        return {
+            "rows": store.rows,
+            "weights": shares,
+            "limits": row_limits(store, max_epochs, on_exhausted),
+            "on_exhausted": on_exhausted,
+            "fingerprint": fingerprint,
+            "group_rows": self._group_rows,
+        }
 
     @property
     def domains(self) -> tuple[str, ...]:
-        return self.store.domains
+        """Names by ``Batch.domain``: those of all datasets of the run, an index never changes its meaning."""
+        return self.log.domains
 
-    def _quotas(self, weights: Sequence[float], block: int) -> tuple[int, ...]:
-        """Sequences per block such that the *tokens*, padding apart, come in the ratio of ``weights``."""
-        per_sequence = [t / r if r else 1.0 for t, r in zip(self.store.tokens, self.store.rows, strict=True)]
-        return quotas([w / size if w else 0.0 for w, size in zip(weights, per_sequence, strict=True)], block)
+    @property
+    def store(self) -> Store:
+        """The store in force at ``consumed``."""
+        return self._reader.store(self._in_force.generation)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset in force at ``consumed``."""
+        return self.log.dataset(self._in_force.generation).fingerprint
+
+    @property
+    def _in_force(self) -> Entry:
+        return self.log.entry(self.log.version_at(self.consumed))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Shares of tokens in force at ``consumed``, as they were asked for: (K,)."""
+        return self._in_force.weights
+
+    @property
+    def newest_version(self) -> int:
+        """Number of the last entry of the log, in force or to come."""
+        return self.log.newest_version
+
+    def weights_of(self, version: int) -> tuple[float, ...]:
+        """Shares of tokens of a mixture version: (K,). About a thousand past versions are known.
+
+        Raises:
+            ConfigError: the version is not there yet, or is too old.
+        """
+        return self.log.entry(version).weights
+
+    def effective_from(self, version: int) -> int:
+        """The sequence from which a mixture version is in force."""
+        return self.log.entry(version).effective_from
+
+    @property
+    def epochs(self) -> tuple[float, ...]:
+        """How often each domain of the dataset in force was read: (K,), 0 for one without sequences."""
+        rows = self.log.dataset(self._in_force.generation).rows
+        return tuple(c / n if n else 0.0 for c, n in zip(self.log.cursors(self.consumed), rows, strict=True))
+
+    @property
+    def steps_left(self) -> int | None:
+        """Whole steps from ``consumed`` to the end of the order; None where it has no end."""
+        return None if self.log.end is None else max(0, self.log.end - self.consumed) // self.batch_size
 
     def numbers(self, step: int, *, rank: int = 0, world_size: int = 1) -> Ints:
         """Sequence numbers of one rank's slice of step ``step``, counted from sequence 0."""
+        return np.arange(*self._slice(step, rank, world_size), dtype=np.int64)
+
+    def _slice(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
         if world_size < 1 or not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} of {world_size}: allowed 0 <= rank < world size")
         if self.batch_size % world_size:
             raise ConfigError(f"batch_size: {self.batch_size} sequences do not divide by {world_size} ranks; change it")
         share = self.batch_size // world_size
-        return step * self.batch_size + rank * share + np.arange(share, dtype=np.int64)
+        first = step * self.batch_size + rank * share
+        return first, first + share
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
-        """The sequences of one rank in step ``step``."""
-        return self.__getitems__(self.numbers(step, rank=rank, world_size=world_size))
+        """The sequences of one rank in step ``step``.
+
+        Raises:
+            DatasetError: the order ends before.
+        """
+        first, stop = self._slice(step, rank, world_size)
+        return self._reader.run(self.log, first, stop, batch_size=self.batch_size)
 
     def __getitems__(self, numbers: Sequence[int] | Ints) -> Batch:
         """The sequences with these numbers, in this order."""
         wanted = np.asarray(numbers, dtype=np.int64)
-        domain, cursor, version = self.log.assign(wanted)
-        rows = self.log.rows(domain, cursor, self.store.rows)
-        read = self.store.read(domain, rows)
-        ids, positions = segment_layout(read.segment_counts, read.segment_lengths, self.store.length)
-        return Batch(
-            numbers=wanted,
-            domain=domain,
-            rows=rows,
-            mixture_version=version,
-            tokens=read.tokens,
-            segment_ids=ids,
-            positions=positions,
-            segment_counts=read.segment_counts,
-            segment_lengths=read.segment_lengths,
-            segment_docs=read.segment_docs,
-            learned=read.learned,
-        )
+        if len(wanted) and wanted[0] >= 0 and (np.diff(wanted) == 1).all():
+            return self._reader.run(self.log, int(wanted[0]), int(wanted[-1]) + 1, batch_size=self.batch_size)
+        return self._reader.read(self.log, wanted)
 
     def sampler(self, steps: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
         """Sequence numbers of the next ``steps`` steps after what was consumed.
 
-        For ``DataLoader(loader, batch_sampler=list(loader.sampler(n)), collate_fn=lambda batch: batch)``.
+        For ``DataLoader(loader, batch_sampler=loader.sampler(n), collate_fn=lambda batch: batch)``. Worker processes
+        know the log as it was when they were started: take none in a run that changes its mixture.
         """
         first = self.consumed // self.batch_size
         for step in range(first, first + steps):
             yield [int(n) for n in self.numbers(step, rank=rank, world_size=world_size)]
 
+    def stream(
+        self, steps: int | None = None, rank: int = 0, world_size: int = 1, *, prefetch: int = 2, pin: bool = False
+    ) -> Iterator[Batch]:
+        """The next steps in order, gathered ahead by a thread; a batch that is taken counts as consumed.
+
+        Do not call ``advance`` beside it. Batches that were gathered and not taken leave no trace: a state saved
+        between two batches is the same for every ``prefetch``.
+
+        Args:
+            steps: how many; None goes on to the end of the order.
+            prefetch: batches gathered ahead of the one taken last, at most ``lag``; 0 takes no thread.
+            pin: gather tokens into page-locked memory, from which a copy to a GPU runs beside its work.
+
+        Raises:
+            ConfigError: a bad rank, ``prefetch`` above ``lag``, or ``pin`` without CUDA.
+            DatasetError: the order has fewer than ``steps`` steps left.
+        """
+        self.numbers(0, rank=rank, world_size=world_size)
+        if not 0 <= prefetch <= self.lag:
+            raise ConfigError(
+                f"prefetch: got {prefetch}, allowed 0 to the loader's lag of {self.lag}: a change of the mixture must "
+                "not reach what was gathered; raise lag"
+            )
+        if pin:
+            require_pinning()
+        left = self.steps_left
+        if steps is not None and left is not None and steps > left:
+            raise DatasetError(self.log.ended(self.consumed + steps * self.batch_size - 1))
+        return self._taken(steps, rank, world_size, prefetch, pin)
+
+    def _taken(self, steps: int | None, rank: int, world_size: int, prefetch: int, pin: bool) -> Iterator[Batch]:
+        first = self.consumed // self.batch_size
+
+        def gathered() -> Iterator[Batch]:
+            step = first
+            while steps is None or step < first + steps:
+                end = self.log.end
+                if end is not None and (step + 1) * self.batch_size > end:
+                    return
+                batch = self.batch(step, rank=rank, world_size=world_size)
+                if pin:
+                    batch.tokens = pinned(batch.tokens)
+                yield batch
+                step += 1
+
+        expected = self.consumed
+        self._ahead = prefetch
+        try:
+            for batch in ahead(gathered(), prefetch):
+                if self.consumed != expected:
+                    raise ConfigError(
+                        f"{self.consumed} sequences are consumed, the stream gave {expected}: a batch that is taken "
+                        "from a stream counts by itself; do not call advance or load a state beside it"
+                    )
+                self.advance()
+                expected = self.consumed
+                yield batch
+        finally:
+            self._ahead = 0
+
     def advance(self, steps: int = 1) -> None:
         """Count ``steps`` whole steps as consumed."""
         self.consumed += steps * self.batch_size
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the sequences to come, as JSON values."""
-        return {"consumed": self.consumed, "fingerprint": self.fingerprint, "log": self.log.to_json()}
+    def update(self, weights: Weights | Sequence[float] | NDArray[np.float64], *, step: int) -> int:
+        """Change the mixture, as decided after optimiser step ``step``, which counts from 1.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state; its mixture log and seed replace this loader's own.
+        The change takes effect at sequence ``(step + lag) * batch_size``; where an earlier change takes effect there
+        or later (a batch size or a lag shrank in between), at the first step border after it. The same change made
+        twice is one. Changes come in the order of their steps.
+
+        Args:
+            weights: as in the constructor, or a vector over ``domains`` that sums to 1.
+
+        Returns:
+            Number of the mixture version.
 
         Raises:
-            DatasetError: the state belongs to other data.
+            ConfigError: bad weights, another change after the same step or a later one, or a change that would
+                reach sequences already handed out.
         """
-        if state["fingerprint"] != self.fingerprint:
-            raise DatasetError(
-                f"the loader state was saved for data {state['fingerprint']}, this data is {self.fingerprint}; "
-                "open the same data or start a new run"
-            )
-        log = MixtureLog.from_json(state["log"])
-        if log.domains != self.domains:
-            raise DatasetError(f"the loader state has domains {list(log.domains)}, the data {list(self.domains)}")
-        if int(state["consumed"]) % self.batch_size:
+        step = int(step)
+        store = self._reader.store(self.log.entries[-1].generation)
+        shares = domain_weights(store, self._named(store, weights))
+        wanted = sequence_quotas(store, shares, self.block)
+        quotas, asked = self._over_domains(store, wanted, 0), self._over_domains(store, shares, 0.0)
+        if step * self.batch_size == self._observed and self.log.entries[-1].quotas == quotas:
+            return self.newest_version
+        self.log = self._shortened().append(self._effective(step), quotas, asked)
+        self._observed = step * self.batch_size
+        return self.newest_version
+
+    def replace(self, store: Store, *, fingerprint: str, weights: Weights, step: int) -> int:
+        """Read another dataset from ``(step + lag) * batch_size`` on; a change like those of ``update``.
+
+        Its domains may be others: a name keeps its index in ``domains``, new names come after the old. Every domain
+        begins with its first epoch and an order of its own, under the loader's ``max_epochs``.
+
+        Raises:
+            ConfigError: as ``update``, or sequences of another length.
+        """
+        if store.length != self.store.length:
             raise ConfigError(
-                f"batch_size: got {self.batch_size}, allowed a divisor of the {state['consumed']} sequences consumed"
+                f"the new data has sequences of {store.length} tokens, the old {self.store.length}; "
+                "pack both with one sequence length"
             )
-        self.log, self.consumed = log, int(state["consumed"])
+        step = int(step)
+        shares = domain_weights(store, weights)
+        log = self._shortened().replace(
+            self._effective(step),
+            store.domains,
+            sequence_quotas(store, shares, self.block),
+            **self._dataset(store, shares, fingerprint),
+        )
+        # the store first: a thread may be reading
+        self._reader.use(log, {log.entries[-1].generation: store})
+        self.log, self._observed = log, step * self.batch_size
+        return self.newest_version
+
+    def _named(self, store: Store, weights: Any) -> Weights:
+        """Weights by name, without the domains that the store lacks and nobody wants."""
+        if not isinstance(weights, str | Mapping):
+            weights = vector_weights(weights, self.domains)
+        if isinstance(weights, str):
+            return weights  # type: ignore[return-value]
+        gone = {name for name in self.domains if name not in store.domains}
+        return {name: w for name, w in weights.items() if not (name in gone and w == 0)}
+
+    def _over_domains(self, store: Store, values: Sequence[Any], default: Any) -> tuple[Any, ...]:
+        by_name = dict(zip(store.domains, values, strict=True))
+        return tuple(by_name.get(name, default) for name in self.domains)
+
+    def _effective(self, step: int) -> int:
+        """The sequence at which a change decided after ``step`` takes effect."""
+        observed, last = step * self.batch_size, self.log.entries[-1].effective_from
+        if observed <= self._observed:
+            raise ConfigError(
+                f"mixture: a change after step {step} ({observed} sequences), but one after {self._observed} sequences "
+                "was made already; make one change a step, in the order of the steps"
+            )
+        point = observed + self.lag * self.batch_size
+        dispatched = self.consumed + self._ahead * self.batch_size
+        if point < dispatched:
+            raise ConfigError(
+                f"mixture: a change after step {step} would take effect at sequence {point}, but {dispatched} are "
+                f"handed out; make it by step {dispatched // self.batch_size - self.lag}, or raise lag"
+            )
+        return point if point > last else (last // self.batch_size + 1) * self.batch_size
+
+    def _shortened(self) -> MixtureLog:
+        """The log with at most a few thousand past entries, so that a change costs the same however many there were."""
+        if len(self.log.entries) < 2 * _KEPT_VERSIONS:
+            return self.log
+        return self.log.trimmed(self.consumed, keep=_KEPT_VERSIONS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the sequences to come, as JSON values: the entry in force and those to come."""
+        return {
+            "consumed": self.consumed,
+            "observed": self._observed,
+            "fingerprint": self.fingerprint,
+            "log": self.log.trimmed(self.consumed).to_json(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, stores: Mapping[str, Store] | None = None) -> None:
+        """Continue from a state; its mixture log and seed, caps and groups in it, replace this loader's own.
+
+        Args:
+            stores: by fingerprint, for a state in which a replacement is still to come: the datasets it names
+                beside this loader's own.
+
+        Raises:
+            DatasetError: the state belongs to other data; ``follow`` goes on with new data.
+            ConfigError: ``batch_size`` does not divide what was consumed.
+        """
+        log, consumed, observed = self._read_state(state)
+        known = {d.fingerprint: self._reader.store(d.generation) for d in self.log.datasets} | dict(stores or {})
+        found: dict[int, Store] = {}
+        for dataset in log.datasets:
+            store = known.get(dataset.fingerprint)
+            if store is None:
+                raise DatasetError(
+                    f"the loader state was saved for data {dataset.fingerprint}, this data is {', '.join(known)}; "
+                    "open the same data, or make the new data follow the old by a replacement entry (follow)"
+                )
+            rows = dict(zip(log.domains, dataset.rows, strict=True))
+            if {name: n for name, n in rows.items() if n} != {
+                name: n for name, n in zip(store.domains, store.rows, strict=True) if n
+            }:
+                raise DatasetError(
+                    f"the loader state has domains and sequences {rows} for data {dataset.fingerprint}, the data has "
+                    f"{dict(zip(store.domains, store.rows, strict=True))}; open the same data"
+                )
+            found[dataset.generation] = store
+        self.log, self.consumed, self._observed = log, consumed, observed
+        self._reader.use(log, found, forget=True)
+
+    def follow(self, state: Mapping[str, Any]) -> int:
+        """Continue a run on other data: a replacement entry at the sequence where the state stands.
+
+        This loader's data and mixture take over from there; entries of the old data that were still to come are
+        dropped. The old data is not needed. For a run that goes on with both, see ``replace``.
+
+        Returns:
+            Number of the mixture version.
+        """
+        log, consumed, observed = self._read_state(state)
+        own = self.log.entries[-1]
+        dataset, store = self.log.dataset(own.generation), self._reader.store(own.generation)
+        past = log.until(consumed)
+        self.log = past.replace(
+            consumed,
+            self.log.domains,
+            own.quotas,
+            rows=dataset.rows,
+            weights=own.weights,
+            limits=own.limits,
+            on_exhausted=own.on_exhausted,
+            fingerprint=dataset.fingerprint,
+            group_rows=dataset.group_rows,
+        ).trimmed(consumed)
+        self.consumed, self._observed = consumed, observed
+        self._reader.use(self.log, {self.log.entries[-1].generation: store}, forget=True)
+        return self.newest_version
+
+    def _read_state(self, state: Mapping[str, Any]) -> tuple[MixtureLog, int, int]:
+        try:
+            consumed, observed = int(state["consumed"]), int(state["observed"])
+            log = MixtureLog.from_json(state["log"])
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"loader state: {error!r}; it was damaged or saved by another version") from error
+        if consumed % self.batch_size:
+            raise ConfigError(
+                f"batch_size: got {self.batch_size}, allowed a divisor of the {consumed} sequences consumed"
+            )
+        return log, consumed, observed

@@ -1,24 +1,24 @@
 """Train a causal language model on packed sequences, resumable to the last bit.
 
-One step: the loader's next ``batch_size`` sequences, forward and backward by micro-batches (each divided by
-the whole step's tokens with a loss, so accumulation does not change the loss), clipping of the whole
-gradient, AdamW with decoupled decay on tensors of two or more dimensions, linear warm-up and a cosine.
-A token has a loss when it is predicted and learned: sequences with a ``loss_mask`` leave the others out of every loss,
-mean and count, here and in ``evaluate``.
+One step: the loader's next ``batch_size`` sequences, one update of the model on them (``update``), and, where the
+recipe has a policy, what came of it told to the mixer, which may append a new mixture to the loader's log. Linear
+warm-up and a cosine set the learning rate. A token has a loss when it is predicted and learned: sequences with a
+``loss_mask`` leave the others out of every loss, mean and count, here and in ``evaluate``.
 
 A run's folder::
 
     model/              weights as safetensors, config, tokenizer: transformers loads it
     checkpoints/        the newest ``keep_checkpoints``; a run started again continues from the last
     metrics.jsonl       step, loss, learning rate, gradient norm, tokens, loss by domain, validation loss
-    timings.jsonl       seconds and tokens per second of each step, apart because they never repeat
+    timings.jsonl       seconds, tokens per second, MFU and the loader's share, apart because they never repeat
     signals/            Parquet: what training saw of every segment
-    policy_log/         Parquet: the mixture
-    tensorboard/        the same curves as metrics.jsonl
+    policy_log/         Parquet: the mixture, and what a policy saw when it was asked
+    tensorboard/        the same curves
 
-Determinism: on CPU with the same number of threads a run that was killed at any point and started again
+Determinism: on CPU with the same number of threads and processes a run that was killed at any point and started again
 writes the same metrics, signals and weights, byte for byte, as one left alone. CUDA kernels do not
-promise that; there the data order is exact and the losses agree closely.
+promise that; there the data order is exact and the losses agree closely. Another number of processes changes the
+order of sums and nothing else.
 
 Price: weights, gradients and two moments in float32 (16 bytes a parameter), activations of one micro-batch, a
 synchronisation with the device once a step.
@@ -28,31 +28,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from penstock.errors import ConfigError, DatasetError, TrainingError
-from penstock.seeding import derive
-from penstock.training import checkpoint
+from penstock.errors import DatasetError, TrainingError
+from penstock.training import checkpoint, launch, snapshot
+from penstock.training.checkpoint import CheckpointWriter
 from penstock.training.config import ModelConfig, TrainConfig, TrainData, TrainResult
+from penstock.training.distributed import Ranks, device_of, join, share
+from penstock.training.evaluation import evaluate, first_rows, held_out_sums, means_by_domain
 from penstock.training.export import check_identity, export_model, run_identity
 from penstock.training.loader import Batch, MixtureLoader
-from penstock.training.metrics import Curves, JsonLines, StepProgress
-from penstock.training.model import (
-    build_model,
-    check_isolation,
-    logits_function,
-    pack_inputs,
-    predicted_tokens,
-    segment_sums,
-    token_losses,
-)
-from penstock.training.sequences import SequenceStore, segment_layout
-from penstock.training.signals import SignalWriter, write_policy_entry
+from penstock.training.metrics import StepProgress
+from penstock.training.model import build_model
+from penstock.training.parallel import Spread, way_of
+from penstock.training.records import Records
+from penstock.training.sequences import SequenceStore
+from penstock.training.signals import SignalWriter
+from penstock.training.steering import Policy, open_mixer, open_reference
+from penstock.training.throughput import flops_per_token, peak_flops
+from penstock.training.update import Outcome, Update, finite
 
 if TYPE_CHECKING:
     import torch
@@ -64,319 +62,337 @@ def train(config: TrainConfig, data: TrainData, out: str | Path, *, progress: bo
     """Train until ``config.steps`` and write the model; continue from ``out``'s last checkpoint if it has one.
 
     Ctrl-C and kills lose only the steps after the last checkpoint. A finished run started again trains
-    nothing and returns the same result.
+    nothing and returns the same result. Called in every process that ``torchrun`` started, it is one run of them all;
+    with ``config.processes`` above 1 it starts them itself.
 
     Args:
-        out: a local folder that belongs to this run.
+        out: a folder that belongs to this run, on a disk that all its processes share.
         progress: draw a progress bar on the terminal.
 
     Raises:
         ConfigError: a parameter does not fit the model or the data.
         DatasetError: ``out`` holds another run's checkpoints, or a file is damaged.
-        TrainingError: the loss or the gradient became NaN or infinite.
+        TrainingError: too many steps in a row with a loss or a gradient that is no finite number, or a spike; or
+            another process of the run is gone.
+        WorkerError: a process that was started here ended without saying why.
         StorageError: the disk is full or read-only.
     """
     started = time.perf_counter()
     folder = Path(out)
+    if launch.needed(config):
+        return launch.run(config, data, folder, progress=progress)
     with ExitStack() as stack:
-        run = _Run(config, data, folder, stack)
+        ranks = stack.enter_context(join(timeout=config.rank_timeout))
+        run = _Run(config, data, folder, stack, ranks)
         resumed_from = run.step
-        bar = stack.enter_context(StepProgress(config.steps, resumed_from, shown=progress))
+        bar = stack.enter_context(StepProgress(config.steps, resumed_from, shown=progress and ranks.first))
         while run.step < config.steps:
             loss, tokens = run.advance()
             bar.update(run.step, loss, tokens)
-        model = export_model(run.model, data, folder)
-        losses = tuple(record["loss"] for record in run.metrics.read())
-        return TrainResult(
-            model=model,
-            checkpoint=checkpoint.complete(run.checkpoints)[-1],
-            metrics=run.metrics.path,
-            signals=run.signals.folder,
-            policy_log=folder / "policy_log",
-            tensorboard=folder / "tensorboard" if config.tensorboard else None,
-            device=str(run.device),
-            steps=run.step,
-            resumed_from=resumed_from,
-            parameters=sum(p.numel() for p in run.model.parameters()),
-            tokens=run.tokens,
-            seconds=time.perf_counter() - started,
-            losses=losses,
-            validation=run.validation,
-        )
+        run.writer.wait()
+        run.export()
+        return run.result(resumed_from, time.perf_counter() - started)
 
 
 class _Run:
-    """The mutable state of one training run; ``advance`` is one step."""
+    """The mutable state of one training run on this rank; ``advance`` is one step."""
 
-    def __init__(self, config: TrainConfig, data: TrainData, folder: Path, stack: ExitStack) -> None:
-        import torch
-
-        self.config, self.data, self.folder = config, data, folder
-        self.checkpoints = folder / "checkpoints"
-        self.device = _device(config.device)
+    def __init__(self, config: TrainConfig, data: TrainData, folder: Path, stack: ExitStack, ranks: Ranks) -> None:
+        self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
+        share(config.batch_size, ranks)
+        self.device = device_of(config.device, ranks)
         stack.enter_context(_global_state_of_torch(config.threads, self.device))
-        cache = folder / "cache"
-        self.store = SequenceStore.open(data.train, cache=cache)
-        self.held_out = SequenceStore.open(data.validation, cache=cache) if any(data.validation.values()) else None
-        if self.held_out is not None and self.held_out.length != self.store.length:
-            raise DatasetError(
-                f"validation sequences have {self.held_out.length} tokens, training sequences {self.store.length}; "
-                "pack both with one sequence length"
-            )
+        self.store, self.held_out = open_stores(data, folder / "cache")
+        policy = Policy.of(config)
         self.loader = MixtureLoader(
             self.store,
-            config.mixture,
+            config.mixture if policy is None else policy.starting_weights(self.store, config),
             seed=config.seed,
             fingerprint=data.fingerprint,
             batch_size=config.batch_size,
             temperature=config.temperature,
             block=config.mixture_block,
+            max_epochs=config.max_epochs,
+            on_exhausted=config.on_exhausted,
+            group_rows=config.group_rows,
+            lag=config.prefetch if config.policy is None else config.policy.lag,
         )
-        self.model: Any = build_model(
-            config.model,
-            vocab_size=data.vocab_size,
-            length=self.store.length,
-            seed=config.seed,
-            pad_id=data.pad_id,
-            eos_id=data.eos_id,
-        ).to(self.device)
-        self.logits_of = logits_function(self.model)
-        if not config.cross_document_attention:
-            check_isolation(self.model, self.logits_of)
-        self.optimizer = _optimizer(self.model, config)
+        self.spread = Spread(
+            self._fresh_model(),
+            ranks=ranks,
+            device=self.device,
+            way=way_of(config.parallel, ranks),
+            cross_document_attention=config.cross_document_attention,
+            loss_chunk=config.loss_chunk,
+            compile_layers=config.compile,
+            activation_checkpointing=config.activation_checkpointing,
+        )
+        self.model = self.spread.model
         precision = config.precision
         self.bfloat16 = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
-        torch.manual_seed(derive(config.seed, "training"))
+        self.update = Update(
+            self.spread,
+            config,
+            domains=self.loader.domains,
+            vocab_size=data.vocab_size,
+            bfloat16=self.bfloat16,
+            reference=open_reference(config, vocab_size=data.vocab_size, length=self.store.length, device=self.device),
+        )
+        self.mixer, self.target = None, None
+        if policy is not None:
+            self.mixer, self.target = open_mixer(
+                policy, config, self.loader, self.spread, self.held_out, bfloat16=self.bfloat16
+            )
+        self.flops = flops_per_token(self.model, self.store.length)
+        self.peak = peak_flops(self.device, bfloat16=self.bfloat16, peak_tflops=config.peak_tflops)
+        snapshot.seed_generators(ranks, seed=config.seed)
 
         self.step, self.tokens, self.validation = 0, 0, dict[str, float]()
+        self.target_loss: float | None = None
         self.identity = run_identity(config, data, self.store, self.held_out)
-        self.signals = SignalWriter(
-            folder / "signals", self.loader.domains, decay=config.loss_mean_decay, every=config.signals_every
+        self.writer = CheckpointWriter(
+            folder / "checkpoints", keep=config.keep_checkpoints, ranks=ranks, background=config.async_checkpoints
         )
-        self.metrics, self.timings = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "timings.jsonl")
-        self._resume()
-        stack.callback(self.metrics.close)
-        stack.callback(self.timings.close)
-        self.curves = stack.enter_context(Curves(folder / "tensorboard" if config.tensorboard else None, self.step))
+        stack.callback(self.writer.close)
+        self.signals = SignalWriter(
+            folder / "signals",
+            self.loader.domains,
+            decay=config.loss_mean_decay,
+            every=config.signals_every,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        self.records = Records(folder, ranks, tensorboard=config.tensorboard)
+        self._resume(stack)
+        batches = self.loader.stream(
+            config.steps - self.step,
+            ranks.rank,
+            ranks.world_size,
+            prefetch=config.prefetch,
+            pin=self.device.type == "cuda",
+        )
+        self.batches = stack.enter_context(closing(cast("Generator[Batch]", batches)))
+
+    def _fresh_model(self) -> Any:
+        return build_model(
+            self.config.model,
+            vocab_size=self.data.vocab_size,
+            length=self.store.length,
+            seed=self.config.seed,
+            pad_id=self.data.pad_id,
+            eos_id=self.data.eos_id,
+        )
 
     def advance(self) -> tuple[float, int]:
         """One optimiser step with all its records; returns the loss and the tokens it is a mean of."""
         began = time.perf_counter()
         step, rate = self.step + 1, self.config.learning_rate_at(self.step)
-        batch = self.loader.batch(self.step)
-        sums, counts, norm = self._update(batch, rate, step)
+        in_force = self.loader.weights
+        batch = next(self.batches)  # counts as consumed
+        waited = time.perf_counter() - began
+        outcome = self.update(step, batch, rate, multipliers=None if self.mixer is None else self.mixer.multipliers)
         self.step = step
-        self.loader.advance()
-        tokens = int(counts.sum())
-        self.tokens += tokens
-        loss = float(sums.sum() / tokens)
-        by_domain = self.signals.observe(step, batch, sums, counts)
-        record: dict[str, Any] = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": self.tokens}
-        record["loss_by_domain"] = by_domain
-        seconds = time.perf_counter() - began
+        self.tokens += outcome.tokens
+        record: dict[str, Any] = {
+            "step": step,
+            "loss": finite(outcome.loss),
+            "lr": rate,
+            "grad_norm": finite(outcome.norm),
+            "tokens": self.tokens,
+            "loss_by_domain": self._note(step, batch, outcome),
+        }
+        if outcome.skipped is not None:
+            record["skipped"] = outcome.skipped
+        if outcome.facts:
+            record["weighting"] = dict(outcome.facts)
+            warning = self.update.weighter.warning()
+            if warning is not None:
+                record["warning"] = warning
+                if self.ranks.first:
+                    warnings.warn(warning, stacklevel=3)
+        if self.mixer is not None:
+            record["mixture"] = dict(zip(self.loader.domains, map(float, in_force), strict=True))
+        timing = self._timing(step, time.perf_counter() - began, waited, outcome)
         last = step == self.config.steps
         if self.held_out is not None and (last or step % self.config.eval_every == 0):
-            self.validation = evaluate(
-                self.model, self.held_out, self.config, logits_of=self.logits_of, bfloat16=self.bfloat16
-            )
-            record["val_loss_by_domain"] = self.validation
-        self.metrics.append(record)
-        self.timings.append({"step": step, "seconds": seconds, "tokens_per_second": tokens / seconds})
-        self.curves.add(step, record)
+            self._validate(record)
+        self._steer(step)
+        self.records.step(record, timing)
         if last or step % self.config.checkpoint_every == 0:
             self._save()
-        return loss, tokens
+        return outcome.loss, outcome.tokens
 
-    def _update(self, batch: Batch, rate: float, step: int) -> tuple[Any, Any, float]:
-        """Forward, backward and the optimiser: summed losses and their number by segment, gradient norm."""
-        import torch
+    def _note(self, step: int, batch: Batch, outcome: Outcome) -> dict[str, float]:
+        """Signals of a step, for the table and the policy; its mean loss by domain."""
+        if outcome.skipped is not None:
+            self.signals.skip(step)
+            return {}
+        if self.mixer is not None:
+            self.mixer.observe(batch, outcome.sums, outcome.counts, excess=outcome.excess)
+        by_domain = (outcome.domain_sums, outcome.domain_counts)
+        return self.signals.observe(step, batch, outcome.sums, outcome.counts, over_ranks=by_domain)
 
-        self._check_ids(batch)
-        self.model.train()
-        total = int(np.maximum(batch.segment_lengths - 1, 0).sum())
-        if not total:
-            raise TrainingError(f"step {step}: no token to predict, every segment has one token; pack longer documents")
-        if batch.learned is not None:
-            total = int(predicted_tokens(batch.segment_ids, batch.learned).sum())
-            if not total:
-                raise TrainingError(
-                    f"step {step}: none of the {batch.segment_lengths.sum()} tokens is learned; raise batch_size or "
-                    "sequences.length, so that every step holds something to learn"
-                )
-        size = self.config.micro_batch_size or self.config.batch_size
-        parts = []
-        for begin in range(0, len(batch.numbers), size):
-            rows = slice(begin, begin + size)
-            learned = None if batch.learned is None else batch.learned[rows]
-            inputs = pack_inputs(
-                batch.tokens[rows], batch.segment_ids[rows], batch.positions[rows], learned, device=self.device
-            )
-            with _autocast(self.device, self.bfloat16):
-                losses = token_losses(
-                    self.logits_of, inputs, cross_document_attention=self.config.cross_document_attention
-                )
-            torch.autograd.backward(losses.sum() / total)
-            parts.append(segment_sums(losses, inputs))
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
-        sums = torch.cat([part[0] for part in parts]).cpu().numpy()
-        counts = torch.cat([part[1] for part in parts]).cpu().numpy()
-        loss = float(sums.sum())
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {step}: the loss is {loss / total} and the gradient norm {norm}, allowed finite numbers; "
-                f"lower learning_rate ({rate:g} here), lengthen warmup_steps, or look at the sequences "
-                f"{int(batch.numbers[0])} to {int(batch.numbers[-1])} of the training order"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return sums, counts, norm
+    def _steer(self, step: int) -> None:
+        """Ask the policy when it is due, and write down what it said."""
+        update = None if self.mixer is None else self.mixer.after_step(step)
+        if update is None or self.mixer is None:
+            return
+        effect = (step + self.loader.lag) * self.config.batch_size
+        self.records.policy(
+            step=step,
+            effective_from=effect if update.effective_from is None else update.effective_from,
+            version=self.loader.newest_version if update.version is None else update.version,
+            name=self.mixer.policy.name,
+            domains=self.loader.domains,
+            old=update.old,
+            new=update.new,
+            seen={**update.facts, **({} if update.refused is None else {"refused": update.refused})},
+        )
 
-    def _check_ids(self, batch: Batch) -> None:
-        largest = int(batch.tokens.max(initial=0))
-        if largest >= self.data.vocab_size:
-            row = int(np.argmax(batch.tokens.max(axis=1)))
-            name = self.loader.domains[int(batch.domain[row])]
-            raise ConfigError(
-                f"domain {name}, row {int(batch.rows[row])}: token id {largest}, allowed below vocab_size = "
-                f"{self.data.vocab_size}; give the tokenizer the sequences were made with"
-            )
+    def _validate(self, record: dict[str, Any]) -> None:
+        assert self.held_out is not None, "validation without sequences"
+        sums, counts = self._held_out(*first_rows(self.held_out, self.config.eval_sequences))
+        self.validation = means_by_domain(self.held_out, sums, counts)
+        record["val_loss_by_domain"] = self.validation
+        if self.mixer is not None:
+            tokens = dict(zip(self.held_out.domains, map(int, counts), strict=True))
+            self.mixer.observe_validation(self.validation, tokens)
+        if self.target is not None and len(self.target.held_out[0]):
+            sums, counts = self._held_out(*self.target.held_out)
+            if counts.sum():
+                self.target_loss = record["target_loss"] = float(sums.sum() / counts.sum())
+
+    def _held_out(self, domain: Any, row: Any) -> Any:
+        assert self.held_out is not None, "validation without sequences"
+        return held_out_sums(
+            self.model,
+            self.spread.bare_losses,
+            self.held_out,
+            domain,
+            row,
+            size=self.config.micro_batch_size or self.config.batch_size,
+            bfloat16=self.bfloat16,
+            ranks=self.ranks,
+        )
+
+    def _timing(self, step: int, seconds: float, waited: float, outcome: Outcome) -> dict[str, Any]:
+        rate = outcome.tokens_read / seconds
+        return {
+            "step": step,
+            "seconds": seconds,
+            "tokens_per_second": outcome.tokens / seconds,
+            "loader_seconds": waited,
+            "loader_share": waited / seconds,
+            "mfu": None if self.peak is None else rate * self.flops / (self.peak * self.ranks.world_size),
+        }
 
     def _save(self) -> None:
         """Commit everything up to this step; parts and lines first, the checkpoint that vouches for them last."""
-        import torch
-
         self.signals.flush(self.step)
-        self.metrics.sync()
-        self.timings.sync()
-        moments = {}
-        for name, parameter in self.model.named_parameters():
-            for kind, value in self.optimizer.state[parameter].items():
-                moments[f"{kind}/{name}"] = value
-        moments["rng/cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            moments["rng/cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(
-            self.checkpoints,
+        self.records.sync()
+        self.ranks.barrier()  # every rank's parts are on the disk
+        self.writer.save(
             self.step,
-            model=_weights(self.model),
-            training=moments,
+            model=snapshot.owned(snapshot.weights_of(self.model), self.ranks),
+            training=snapshot.owned(snapshot.moments_of(self.model, self.update.optimizer), self.ranks)
+            | snapshot.generator_states(self.device, self.ranks),
             state={
                 "identity": self.identity,
                 "loader": self.loader.state_dict(),
                 "signals": self.signals.state_dict(),
+                "guard": self.update.guard.state_dict(),
+                "weighter": self.update.weighter.state_dict(),
+                "mixer": None if self.mixer is None else self.mixer.state_dict(),
                 "tokens": self.tokens,
                 "validation": self.validation,
+                "target_loss": self.target_loss,
             },
-            keep=self.config.keep_checkpoints,
         )
 
-    def _resume(self) -> None:
+    def _resume(self, stack: ExitStack) -> None:
         """Take over the last checkpoint, if there is one, and remove every record of later steps."""
-        import torch
-
-        checkpoint.clean(self.checkpoints, self.config.keep_checkpoints)
-        saved = checkpoint.load_latest(self.checkpoints)
+        if self.ranks.first:
+            checkpoint.clean(self.writer.folder, self.config.keep_checkpoints)
+        self.ranks.barrier()
+        saved = checkpoint.load_latest(self.writer.folder, ranks=self.ranks)
+        self.ranks.require_equal("the checkpoint to go on from", "none" if saved is None else saved.path.name)
         if saved is not None:
             check_identity(saved.path, saved.state["identity"], self.identity)
             self.loader.load_state_dict(saved.state["loader"])
-            with torch.no_grad():
-                for name, weight in _weights(self.model).items():
-                    weight.copy_(saved.model[name])
-            for name, parameter in self.model.named_parameters():
-                self.optimizer.state[parameter] = {
-                    kind: saved.training[f"{kind}/{name}"].to(self.device) for kind in ("step", "exp_avg", "exp_avg_sq")
-                }
-            torch.set_rng_state(saved.training["rng/cpu"])
-            # a checkpoint of another device has no state for this one
-            if self.device.type == "cuda" and "rng/cuda" in saved.training:
-                torch.cuda.set_rng_state(saved.training["rng/cuda"], self.device)
+            snapshot.load_weights(self.model, saved.model, self.ranks)
+            snapshot.load_moments(self.model, self.update.optimizer, saved.training, self.ranks)
+            snapshot.load_generators(saved.training, self.device, self.ranks, seed=self.config.seed, step=saved.step)
+            self.update.guard.load_state_dict(saved.state["guard"])
+            self.update.weighter.load_state_dict(saved.state["weighter"])
+            if self.mixer is not None:
+                self.mixer.load_state_dict(saved.state["mixer"])
             self.step, self.tokens = saved.step, int(saved.state["tokens"])
-            self.validation = dict(saved.state["validation"])
+            self.validation, self.target_loss = dict(saved.state["validation"]), saved.state["target_loss"]
         self.signals.restore(self.step, saved.state["signals"] if saved else None)
-        self.metrics.open(self.step)
-        self.timings.open(self.step)
-        weights = self.loader.weights
-        # the first entry replaces nothing: old and new are equal
-        write_policy_entry(
-            self.folder / "policy_log",
-            step=0,
-            effective_from=0,
-            version=0,
-            policy="static",
-            domains=self.loader.domains,
-            old=weights,
-            new=weights,
+        self.records.open(self.step, stack)
+        if self.step == 0:
+            weights = self.loader.weights
+            # the first entry replaces nothing: old and new are equal
+            self.records.policy(
+                step=0,
+                effective_from=0,
+                version=0,
+                name="static" if self.mixer is None else self.mixer.policy.name,
+                domains=self.loader.domains,
+                old=weights,
+                new=weights,
+            )
+        self.ranks.barrier()
+
+    def export(self) -> None:
+        """Write the model's folder; under FSDP2 the first rank puts the whole together."""
+        whole = self.model
+        if self.spread.way == "fsdp":
+            import torch
+
+            whole = self._fresh_model() if self.ranks.first else None
+            places = dict(whole.named_parameters()) if whole is not None else {}
+            with torch.no_grad():
+                for name, value in self.spread.whole_parameters():
+                    if name in places:
+                        places[name].copy_(value)
+        if self.ranks.first:
+            export_model(whole, self.data, self.folder)
+        self.ranks.barrier()
+
+    def result(self, resumed_from: int, seconds: float) -> TrainResult:
+        config, folder = self.config, self.folder
+        records = self.records.metrics.read()
+        return TrainResult(
+            model=folder / "model",
+            checkpoint=checkpoint.complete(self.writer.folder)[-1],
+            metrics=self.records.metrics.path,
+            signals=self.signals.folder,
+            policy_log=folder / "policy_log",
+            tensorboard=folder / "tensorboard" if config.tensorboard else None,
+            device=str(self.device),
+            steps=self.step,
+            resumed_from=resumed_from,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            tokens=self.tokens,
+            seconds=seconds,
+            losses=tuple(math.nan if record["loss"] is None else record["loss"] for record in records),
+            validation=self.validation,
+            target_loss=self.target_loss,
+            skipped=self.update.guard.skipped,
         )
 
 
-def evaluate(
-    model: Any, store: SequenceStore, config: TrainConfig, *, logits_of: Any = None, bfloat16: bool = False
-) -> dict[str, float]:
-    """Validation loss by domain: nats per token over the first ``eval_sequences`` rows of each.
-
-    A domain with nothing that is predicted and learned is left out.
-
-    Args:
-        logits_of: what ``logits_function(model)`` gave, when it is at hand.
-        bfloat16: run the forward pass under autocast.
-    """
-    import torch
-
-    logits_of = logits_of or logits_function(model)
-    counts = [min(rows, config.eval_sequences) for rows in store.rows]
-    domain = np.repeat(np.arange(len(counts)), counts)
-    row = np.concatenate([np.arange(count) for count in counts])
-    loss, tokens = np.zeros(len(counts)), np.zeros(len(counts))
-    size = config.micro_batch_size or config.batch_size
-    model.eval()
-    with torch.no_grad():
-        for begin in range(0, len(row), size):
-            here = slice(begin, begin + size)
-            read = store.read(domain[here], row[here])
-            ids, positions = segment_layout(read.segment_counts, read.segment_lengths, store.length)
-            inputs = pack_inputs(read.tokens, ids, positions, read.learned, device=model.device)
-            with _autocast(model.device, bfloat16):
-                losses = token_losses(logits_of, inputs, cross_document_attention=config.cross_document_attention)
-            sums, predicted = segment_sums(losses, inputs)
-            of_segment = np.repeat(domain[here], read.segment_counts)
-            loss += np.bincount(of_segment, weights=sums.cpu().numpy(), minlength=len(counts))
-            tokens += np.bincount(of_segment, weights=predicted.cpu().numpy(), minlength=len(counts))
-    return {store.domains[k]: float(loss[k] / tokens[k]) for k in np.flatnonzero(tokens)}
-
-
-def _weights(model: Any) -> dict[str, torch.Tensor]:
-    """Parameters, tied ones once, and persistent buffers by name."""
-    saved = model.state_dict().keys()
-    weights = dict(model.named_parameters())
-    weights.update((name, buffer) for name, buffer in model.named_buffers() if name in saved)
-    return weights
-
-
-def _optimizer(model: Any, config: TrainConfig) -> torch.optim.Optimizer:
-    import torch
-
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
-    )
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: got 'cuda', but PyTorch finds no CUDA device; use 'auto' or 'cpu'")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
-def _autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[Any]:
-    import torch
-
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+def open_stores(data: TrainData, cache: Path) -> tuple[SequenceStore, SequenceStore | None]:
+    """Training sequences and validation sequences, which may be none; DatasetError when their lengths differ."""
+    store = SequenceStore.open(data.train, cache=cache)
+    held_out = SequenceStore.open(data.validation, cache=cache) if any(data.validation.values()) else None
+    if held_out is not None and held_out.length != store.length:
+        raise DatasetError(
+            f"validation sequences have {held_out.length} tokens, training sequences {store.length}; "
+            "pack both with one sequence length"
+        )
+    return store, held_out
 
 
 @contextmanager

@@ -72,7 +72,12 @@ def _line(record: dict[str, Any]) -> str:
 
 
 class Curves:
-    """TensorBoard scalars under ``train/``, ``train_domain/`` and ``validation/``; without a folder, nothing."""
+    """TensorBoard scalars, each under the name of its group; without a folder, nothing.
+
+    ``train/`` loss, learning rate, gradient norm, skipped steps; ``train_domain/``, ``validation/`` and ``mixture/`` by
+    domain; ``target/loss``; ``weighting/`` what the sample weights were like; ``speed/`` tokens per second, MFU and
+    the loader's share of the time.
+    """
 
     def __init__(self, folder: Path | None, step: int) -> None:
         """``step`` is the step resumed from: what an earlier attempt drew after it is hidden by TensorBoard."""
@@ -83,14 +88,22 @@ class Curves:
             writer: Any = tensorboard.SummaryWriter
             self._writer = writer(str(folder), purge_step=step + 1 if step else None)
 
-    def add(self, step: int, record: dict[str, Any]) -> None:
+    def add(self, step: int, record: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Draw the numbers of one step's line of ``metrics.jsonl`` and of ``timings.jsonl``."""
         if self._writer is None:
             return
-        for name in ("loss", "lr", "grad_norm"):
-            self._writer.add_scalar(f"train/{name}", record[name], step)
-        for prefix, key in (("train_domain", "loss_by_domain"), ("validation", "val_loss_by_domain")):
-            for domain, loss in record.get(key, {}).items():
-                self._writer.add_scalar(f"{prefix}/{domain}", loss, step)
+        points = {f"train/{name}": record[name] for name in ("loss", "lr", "grad_norm")}
+        points["train/skipped"] = float("skipped" in record)
+        points["target/loss"] = record.get("target_loss")
+        for group, name in (
+            ("train_domain", "loss_by_domain"), ("validation", "val_loss_by_domain"), ("mixture", "mixture"),
+            ("weighting", "weighting"),
+        ):  # fmt: skip
+            points |= {f"{group}/{key}": value for key, value in record.get(name, {}).items()}
+        points |= {f"speed/{name}": timing[name] for name in ("tokens_per_second", "mfu", "loader_share")}
+        for name, value in points.items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, step)
 
     def __enter__(self) -> Curves:
         return self

@@ -164,7 +164,7 @@ def predicted_tokens(segment_ids: NDArray[np.int64], learned: NDArray[np.bool_] 
 
 
 def pack_inputs(
-    tokens: NDArray[np.int64],
+    tokens: NDArray[Any],
     segment_ids: NDArray[np.int64],
     positions: NDArray[np.int64],
     learned: NDArray[np.bool_] | None = None,
@@ -173,10 +173,12 @@ def pack_inputs(
 ) -> PackedInputs:
     """Move n sequences to ``device`` and find what is predicted and learned.
 
-    Segments are numbered through the rows: those of row i follow those of row i - 1.
+    Segments are numbered through the rows: those of row i follow those of row i - 1. Tokens may be of any integer type,
+    as a file holds them: (n, L).
     """
     import torch
 
+    tokens = tokens.astype(np.int64, copy=False)
     counts = segment_ids.max(axis=1, initial=-1) + 1
     first = np.cumsum(counts) - counts
     predicted = predicted_tokens(segment_ids, learned)
@@ -214,27 +216,40 @@ def logits_function(model: Any) -> Callable[[dict[str, Any], torch.Tensor], torc
     through the head. Some families scale or cap their logits after the head; for them all logits are
     made. Which one it is, is tried out on eight tokens.
     """
-    import torch
-
-    body, head = model.base_model, model.get_output_embeddings()
+    head = model.get_output_embeddings()
 
     def through_head(inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
-        hidden = body(**inputs, use_cache=False).last_hidden_state
-        out: torch.Tensor = head(hidden.flatten(0, 1)[places])
+        out: torch.Tensor = head(hidden_states(model, inputs, places))
         return out
 
     def whole(inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = model(**inputs, use_cache=False).logits.flatten(0, 1)[places]
         return out
 
-    training = model.training
+    return through_head if has_plain_head(model) else whole
+
+
+def hidden_states(model: Any, inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
+    """What the head reads at the chosen places: shape (P, hidden size)."""
+    out: torch.Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)[places]
+    return out
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether logits are just the head on the last hidden states; tried out on eight tokens."""
+    import torch
+
+    head, training = model.get_output_embeddings(), model.training
+    if head is None:
+        return False
     model.eval()
     with torch.no_grad():
         probe = torch.arange(8, device=model.device)[None] % model.config.vocab_size
-        inputs, places = {"input_ids": probe}, torch.arange(8, device=model.device)
-        plain = head is not None and torch.allclose(through_head(inputs, places), whole(inputs, places), atol=1e-4)
+        places = torch.arange(8, device=model.device)
+        through = head(hidden_states(model, {"input_ids": probe}, places))
+        plain = torch.allclose(through, model(input_ids=probe, use_cache=False).logits[0], atol=1e-4)
     model.train(training)
-    return through_head if plain else whole
+    return bool(plain)
 
 
 def check_isolation(model: Any, logits_of: Callable[[dict[str, Any], torch.Tensor], torch.Tensor]) -> None:
@@ -276,11 +291,21 @@ def token_losses(
     """Cross-entropy in nats of every predicted token that is learned: shape (P,), float32, with gradient."""
     import torch
 
-    arguments: dict[str, Any] = {"input_ids": inputs.tokens}
-    if not cross_document_attention:
-        arguments |= {"position_ids": inputs.positions, "attention_mask": attention_mask(inputs.segment_ids)}
+    arguments = model_arguments(
+        inputs.tokens, inputs.positions, inputs.segment_ids, cross_document_attention=cross_document_attention
+    )
     logits = logits_of(arguments, inputs.places)
     return torch.nn.functional.cross_entropy(logits.float(), inputs.targets, reduction="none")
+
+
+def model_arguments(
+    tokens: torch.Tensor, positions: torch.Tensor, segment_ids: torch.Tensor, *, cross_document_attention: bool
+) -> dict[str, Any]:
+    """What a transformers model is called with for packed sequences (n, L)."""
+    arguments: dict[str, Any] = {"input_ids": tokens}
+    if not cross_document_attention:
+        arguments |= {"position_ids": positions, "attention_mask": attention_mask(segment_ids)}
+    return arguments
 
 
 def segment_sums(losses: torch.Tensor, inputs: PackedInputs) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,8 +5,8 @@ record batch are a NumPy view of the file's own bytes, so opening costs no memor
 copies only the rows asked for. Segment lengths and document ids are read through Arrow the same way, and the
 learned positions (``loss_mask``) of batches that have any.
 
-Price: opening reads every segment length and learned run once (about 1 % of the bytes); a gather is one fancy index per
-record batch touched, at memory speed once the pages are in the cache.
+Price: opening reads every segment length and learned run once (about 1 % of the bytes); a gather is one copy a row, at
+memory speed once the pages are in the cache (see ``gather``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from penstock import schema
 from penstock.errors import ConfigError, DatasetError, InputError
 from penstock.storage import Folder, storage_errors
+from penstock.training.gather import Chunk, ChunkTable, RowPlan, flat_lists
 
 Ints = NDArray[np.int64]
 
@@ -34,7 +36,7 @@ Ints = NDArray[np.int64]
 class SequenceRows:
     """Rows read from a store, in the order asked for; S is the number of their segments together."""
 
-    tokens: Ints  # (n, L)
+    tokens: NDArray[Any]  # (n, L), unsigned as in the files
     segment_counts: Ints  # (n,) segments per row
     segment_lengths: Ints  # (S,) tokens per segment
     segment_docs: pa.StringArray  # (S,) document of each segment
@@ -42,19 +44,9 @@ class SequenceRows:
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """One record batch of a file."""
-
-    tokens: NDArray[Any]  # (rows, L) view of the mapped file
-    lengths: pa.ListArray
-    docs: pa.ListArray
-    mask: pa.ListArray | None  # learned runs of each row, null is all of it; None where that holds for every row
-
-
-@dataclass(frozen=True)
 class _Domain:
-    chunks: tuple[_Chunk, ...]
-    begins: Ints  # (chunks + 1,) first row of each chunk, then the number of rows
+    chunks: tuple[Chunk, ...]
+    rows: int
     tokens: int  # without padding
 
 
@@ -81,7 +73,7 @@ class SequenceStore:
         """
         length, parts = 0, []
         for paths in files.values():
-            chunks: list[_Chunk] = []
+            chunks: list[Chunk] = []
             for path in paths:
                 local = _local(str(path), cache)
                 found, of_file = _open_file(local, str(path))
@@ -92,9 +84,9 @@ class SequenceStore:
                         "pack all files with one sequence length"
                     )
                 chunks.extend(of_file)
-            begins = np.cumsum([0, *(len(chunk.tokens) for chunk in chunks)], dtype=np.int64)
-            tokens = sum(int(np.sum(_flat(chunk.lengths)[1], dtype=np.int64)) for chunk in chunks)
-            parts.append(_Domain(tuple(chunks), begins, tokens))
+            rows = sum(len(chunk.tokens) for chunk in chunks)
+            tokens = sum(int(np.sum(flat_lists(chunk.lengths)[1], dtype=np.int64)) for chunk in chunks)
+            parts.append(_Domain(tuple(chunks), rows, tokens))
         if not length:
             raise ConfigError("no sequence files were given; list at least one file under a domain")
         return cls(tuple(files), length, tuple(parts))
@@ -102,7 +94,7 @@ class SequenceStore:
     @property
     def rows(self) -> tuple[int, ...]:
         """Sequences of each domain."""
-        return tuple(int(part.begins[-1]) for part in self._parts)
+        return tuple(part.rows for part in self._parts)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -114,90 +106,62 @@ class SequenceStore:
         return [chunk.tokens for chunk in self._part(domain).chunks]
 
     def gather(self, domain: str, rows: Ints) -> NDArray[Any]:
-        """Tokens of the given rows: shape (n, L), in the files' unsigned type."""
-        part, rows = self._part(domain), np.asarray(rows, dtype=np.int64)
-        chunk_of = self._chunks_of(domain, part, rows)
-        kind = np.result_type(*(c.tokens.dtype for c in part.chunks)) if part.chunks else np.dtype(np.uint16)
-        out = np.empty((len(rows), self.length), dtype=kind)
-        for number in np.unique(chunk_of):
-            here = chunk_of == number
-            out[here] = part.chunks[number].tokens[rows[here] - part.begins[number]]
-        return out
+        """Tokens of the given rows: shape (n, L), in the widest unsigned type of the store's files."""
+        return self._plan_of(domain, rows).tokens(0, len(rows))
 
     def segments(self, domain: str, rows: Ints) -> tuple[Ints, Ints, pa.StringArray]:
         """Segments per row (n,), then lengths (S,) and documents (S,) of all segments in row order."""
-        part, rows = self._part(domain), np.asarray(rows, dtype=np.int64)
-        chunk_of = self._chunks_of(domain, part, rows)
-        lengths, docs, places = [], [], []
-        for number in np.unique(chunk_of):
-            here = np.flatnonzero(chunk_of == number)
-            take = pa.array(rows[here] - part.begins[number])
-            lengths.append(part.chunks[number].lengths.take(take))
-            docs.append(part.chunks[number].docs.take(take))
-            places.append(here)
-        if not places:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), pa.array([], pa.string())
-        back = pa.array(np.argsort(np.concatenate(places)))
-        counts, flat = _flat(pa.concat_arrays(lengths).take(back))
-        return counts, flat.astype(np.int64), pa.concat_arrays(docs).take(back).flatten()
+        plan, n = self._plan_of(domain, rows), len(rows)
+        return plan.segment_counts(0, n), plan.segment_lengths(0, n), plan.segment_docs(0, n)
 
     def learned(self, domain: str, rows: Ints) -> NDArray[np.bool_] | None:
         """Which tokens of the given rows are learned where they are predicted: (n, L); None is all of them.
 
         A padding position of a row without a mask is True: it is never predicted.
         """
-        part, rows = self._part(domain), np.asarray(rows, dtype=np.int64)
-        if all(chunk.mask is None for chunk in part.chunks):
-            return None
-        chunk_of = self._chunks_of(domain, part, rows)
-        out: NDArray[np.bool_] | None = None
-        for number in np.unique(chunk_of):
-            mask = part.chunks[number].mask
-            here = np.flatnonzero(chunk_of == number)
-            runs = None if mask is None else mask.take(pa.array(rows[here] - part.begins[number]))
-            if runs is not None and runs.null_count < len(runs):
-                out = np.ones((len(rows), self.length), np.bool_) if out is None else out
-                out[here] = run_mask(runs, self.length)
-        return out
+        return self._plan_of(domain, rows).learned(0, len(rows))
 
     def read(self, domains: Ints, rows: Ints) -> SequenceRows:
         """Tokens and segments of rows of several domains; ``domains`` (n,) are indices into ``self.domains``."""
-        tokens = np.empty((len(rows), self.length), dtype=np.int64)
-        counts, lengths, docs, places = [], [], [], []
-        learned: NDArray[np.bool_] | None = None
-        for k in np.unique(domains):
-            here = np.flatnonzero(domains == k)
-            name = self.domains[int(k)]
-            tokens[here] = self.gather(name, rows[here])
-            of_rows, flat, names = self.segments(name, rows[here])
-            counts.append(of_rows)
-            lengths.append(flat)
-            docs.append(names)
-            places.append(np.repeat(here, of_rows))
-            of_domain = self.learned(name, rows[here])
-            if of_domain is not None:
-                learned = np.ones((len(rows), self.length), np.bool_) if learned is None else learned
-                learned[here] = of_domain
-        if not places:
-            empty = np.zeros(0, np.int64)
-            return SequenceRows(tokens, empty, empty, pa.array([], pa.string()))
-        row_of = np.concatenate(places)
-        order = np.argsort(row_of, kind="stable")
+        plan, n = self.plan(domains, rows), len(rows)
         return SequenceRows(
-            tokens=tokens,
-            segment_counts=np.bincount(row_of, minlength=len(rows)).astype(np.int64),
-            segment_lengths=np.concatenate(lengths)[order],
-            segment_docs=pa.concat_arrays(docs).take(pa.array(order)),
-            learned=learned,
+            tokens=plan.tokens(0, n),
+            segment_counts=plan.segment_counts(0, n),
+            segment_lengths=plan.segment_lengths(0, n),
+            segment_docs=plan.segment_docs(0, n),
+            learned=plan.learned(0, n),
         )
+
+    def plan(self, domains: Ints, rows: Ints) -> RowPlan:
+        """Find rows of several domains, to read them in slices.
+
+        Raises:
+            IndexError: a row that its domain does not have.
+        """
+        domains, rows = np.asarray(domains, dtype=np.int64), np.asarray(rows, dtype=np.int64)
+        bad = np.flatnonzero((rows < 0) | (rows >= self._sizes[domains]))
+        if len(bad):
+            k = int(domains[bad[0]])
+            raise IndexError(f"row {rows[bad[0]]} of domain {self.domains[k]}, which has {self._sizes[k]}")
+        return self._table.plan(self._firsts[domains] + rows)
+
+    def _plan_of(self, domain: str, rows: Ints) -> RowPlan:
+        return self.plan(np.full(len(rows), self.domains.index(domain), dtype=np.int64), rows)
+
+    @cached_property
+    def _table(self) -> ChunkTable:
+        return ChunkTable([chunk for part in self._parts for chunk in part.chunks], self.length)
+
+    @cached_property
+    def _sizes(self) -> Ints:
+        return np.array(self.rows, dtype=np.int64)
+
+    @cached_property
+    def _firsts(self) -> Ints:
+        return np.cumsum(self._sizes) - self._sizes
 
     def _part(self, domain: str) -> _Domain:
         return self._parts[self.domains.index(domain)]
-
-    def _chunks_of(self, domain: str, part: _Domain, rows: Ints) -> Ints:
-        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < int(part.begins[-1]):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of domain {domain}, which has {part.begins[-1]}")
-        return np.searchsorted(part.begins, rows, side="right").astype(np.int64) - 1
 
 
 def segment_layout(counts: Ints, lengths: Ints, length: int) -> tuple[Ints, Ints]:
@@ -212,41 +176,16 @@ def segment_layout(counts: Ints, lengths: Ints, length: int) -> tuple[Ints, Ints
         ``segment_ids`` (n, L), -1 on padding, and ``positions`` (n, L), which restart at 0 at every
         segment and at the padding.
     """
-    n = len(counts)
-    row = np.repeat(np.arange(n), counts)
-    ends = np.cumsum(lengths)
-    of_row = np.concatenate([[0], np.cumsum(np.bincount(row, weights=lengths, minlength=n)).astype(np.int64)])
-    starts = ends - lengths - of_row[row]
-    used = np.diff(of_row)
-    begins = np.zeros((n, length + 1), dtype=np.int64)
-    begins[row, starts] = 1
-    begins[np.arange(n), used] = 1
-    begins = begins[:, :length]
-    place = np.arange(length)
-    ids = np.where(place < used[:, None], np.cumsum(begins, axis=1) - 1, -1)
-    positions = place - np.maximum.accumulate(np.where(begins == 1, place, 0), axis=1)
+    from penstock.training._row_kernels import lay_out
+
+    ids = np.empty((len(counts), length), dtype=np.int64)
+    positions = np.empty_like(ids)
+    # copies: to the compiler a read-only array is of another type
+    lay_out(np.array(counts, dtype=np.int64), np.array(lengths, dtype=np.int64), ids, positions)
     return ids, positions
 
 
-def run_mask(runs: pa.ListArray, length: int) -> NDArray[np.bool_]:
-    """Whether each position of ``length`` lies in one of its row's runs: (n, length); a null row is all True."""
-    valid = runs.is_valid().to_numpy(zero_copy_only=False)
-    counts, flat = _flat(runs.drop_null())
-    # runs lie apart, so no position is two borders
-    steps = np.zeros((len(counts), length + 1), np.int8)
-    steps[np.repeat(np.arange(len(counts)), counts), flat] = 1 - 2 * (np.arange(len(flat)) % 2)
-    out = np.ones((len(runs), length), np.bool_)
-    out[valid] = np.cumsum(steps, axis=1, dtype=np.int8)[:, :length] == 1
-    return out
-
-
-def _flat(lists: pa.ListArray) -> tuple[Ints, NDArray[Any]]:
-    """Elements per list and all elements, offset and slice respected."""
-    offsets = np.asarray(lists.offsets).astype(np.int64)
-    return np.diff(offsets), np.asarray(lists.flatten())
-
-
-def _open_file(path: str, name: str) -> tuple[int, list[_Chunk]]:
+def _open_file(path: str, name: str) -> tuple[int, list[Chunk]]:
     """Sequence length and record batches of one file; ``name`` is what the user wrote."""
     try:
         source = pa.memory_map(path)
@@ -272,7 +211,7 @@ def _open_file(path: str, name: str) -> tuple[int, list[_Chunk]]:
     return int(kind.list_size), chunks
 
 
-def _chunk(batch: pa.RecordBatch, length: int, inside: range, where: str) -> _Chunk:
+def _chunk(batch: pa.RecordBatch, length: int, inside: range, where: str) -> Chunk:
     column = batch["tokens"]
     lengths, docs = batch["segment_lengths"], batch["segment_docs"]
     if column.null_count or column.flatten().null_count or lengths.null_count or docs.null_count:
@@ -282,8 +221,8 @@ def _chunk(batch: pa.RecordBatch, length: int, inside: range, where: str) -> _Ch
         raise DatasetError(f"{where}: the tokens are compressed, allowed uncompressed Arrow IPC; write without codec")
     if lengths.type.value_type != pa.int32():
         raise DatasetError(f"{where}: segment_lengths are {lengths.type}, allowed list<int32>; pack again")
-    counts, values = _flat(lengths)
-    doc_counts, _ = _flat(docs)
+    counts, values = flat_lists(lengths)
+    doc_counts, _ = flat_lists(docs)
     row = np.repeat(np.arange(len(counts)), counts)
     used = np.bincount(row, weights=values, minlength=len(counts))
     if (counts != doc_counts).any() or (values < 1).any() or (used > length).any():
@@ -295,13 +234,13 @@ def _chunk(batch: pa.RecordBatch, length: int, inside: range, where: str) -> _Ch
         mask = None
     if mask is not None:
         _check_mask(mask, length, where)
-    return _Chunk(flat.to_numpy(zero_copy_only=True).reshape(-1, length), lengths, docs, mask)
+    return Chunk(flat.to_numpy(zero_copy_only=True).reshape(-1, length), lengths, docs, mask)
 
 
 def _check_mask(mask: pa.ListArray, length: int, where: str) -> None:
     if not mask.type.equals(pa.list_(pa.int32())):
         raise DatasetError(f"{where}: loss_mask is {mask.type}, allowed list<int32>; pack again")
-    counts, runs = _flat(mask.drop_null())
+    counts, runs = flat_lists(mask.drop_null())
     before = np.concatenate([[-1], runs[:-1]])
     before[(np.cumsum(counts) - counts)[counts > 0]] = -1
     if (counts % 2).any() or (runs <= before).any() or (runs > length).any():

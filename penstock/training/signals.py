@@ -10,8 +10,9 @@ Predicted tokens are here those that are learned as well; a segment with none ha
 needs no bias correction, includes the step itself, and stays put while a domain is absent. Losses fall during
 training; a mean over all steps would call every late segment easy.
 
-The table is written in parts named by the steps they hold. A part ends at every checkpoint, so a
-resumed run removes the parts after its checkpoint and none straddles it.
+The table is written in parts named by the steps they hold, one for each rank: a rank writes what it trained on, against
+means over all ranks. A part ends at every checkpoint, so a resumed run removes the parts after its checkpoint and none
+straddles it. A step whose gradient was refused has no rows: nothing was learned from them.
 
 Price: one row per segment with at least one predicted token, about 30 bytes on disk; rows of one part
 in memory.
@@ -38,21 +39,26 @@ from penstock.training.loader import Batch
 
 Floats = NDArray[np.float64]
 
-_PART = re.compile(r"part-(\d{8})-(\d{8})\.parquet")
+_PART = re.compile(r"part-(\d{8})-(\d{8})(?:\.(\d{5})-of-(\d{5}))?\.parquet")
+_POLICY_PART = re.compile(r"part-(\d{8})\.parquet")
 
 
 class SignalWriter:
     """Collects segment losses step by step and writes them as parts of the ``signals`` table."""
 
-    def __init__(self, folder: Path, domains: Sequence[str], *, decay: float, every: int) -> None:
+    def __init__(
+        self, folder: Path, domains: Sequence[str], *, decay: float, every: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         """
         Args:
             folder: of the parts; made when the first is written.
             domains: names in the order of ``Batch.domain``.
             decay: of the running mean, 0 <= decay < 1.
             every: steps per part.
+            rank, world_size: this writer among those of the run.
         """
         self.folder, self.domains, self.decay, self.every = folder, tuple(domains), decay, every
+        self.rank, self.world_size = rank, world_size
         self._losses = np.zeros(len(domains))  # N_k
         self._tokens = np.zeros(len(domains))  # D_k
         self._first = 0
@@ -65,18 +71,27 @@ class SignalWriter:
         np.divide(self._losses, self._tokens, out=out, where=self._tokens > 0)
         return out
 
-    def observe(self, step: int, batch: Batch, sums: Floats, tokens: Floats) -> dict[str, float]:
+    def observe(
+        self,
+        step: int,
+        batch: Batch,
+        sums: Floats,
+        tokens: Floats,
+        *,
+        over_ranks: tuple[Floats, Floats] | None = None,
+    ) -> dict[str, float]:
         """Take in one step and return its mean loss by domain, in nats per token.
 
         Args:
             step: number of the update, counted from 1.
-            batch: the sequences, S segments together.
+            batch: the sequences of this rank, S segments together.
             sums, tokens: summed loss and tokens with a loss of each segment, shape (S,).
+            over_ranks: sums and tokens by domain of all ranks, (K,) each; None takes those of this batch.
         """
         row = np.repeat(np.arange(len(batch.numbers)), batch.segment_counts)
         domain = batch.domain[row]
-        of_domain = np.bincount(domain, weights=sums, minlength=len(self.domains))
-        count = np.bincount(domain, weights=tokens, minlength=len(self.domains))
+        own = [np.bincount(domain, weights=values, minlength=len(self.domains)) for values in (sums, tokens)]
+        of_domain, count = own if over_ranks is None else over_ranks
         present = count > 0
         self._losses[present] = self.decay * self._losses[present] + of_domain[present]
         self._tokens[present] = self.decay * self._tokens[present] + count[present]
@@ -98,16 +113,24 @@ class SignalWriter:
             "mixture_version": pa.array(batch.mixture_version[row[seen]].astype(np.int32)),
         }
         self._batches.append(pa.RecordBatch.from_arrays(list(columns.values()), schema=schema.SIGNALS))
+        self._end_step(step)
+        return {self.domains[k]: float(of_domain[k] / count[k]) for k in np.flatnonzero(present)}
+
+    def skip(self, step: int) -> None:
+        """Take note of a step that leaves no rows: its gradient was refused."""
+        self._end_step(step)
+
+    def _end_step(self, step: int) -> None:
         self._first = self._first or step
         if step % self.every == 0:
             self.flush(step)
-        return {self.domains[k]: float(of_domain[k] / count[k]) for k in np.flatnonzero(present)}
 
     def flush(self, step: int) -> None:
-        """Write what is held as the part that ends with ``step``; nothing held, nothing written."""
-        if self._batches:
-            name = f"part-{self._first:08d}-{step:08d}.parquet"
-            write_table(pa.Table.from_batches(self._batches), self.folder / name)
+        """Write what is held as the part that ends with ``step``; no step since the last part, nothing written."""
+        if self._first:
+            part = "" if self.world_size == 1 else f".{self.rank + 1:05d}-of-{self.world_size:05d}"
+            name = f"part-{self._first:08d}-{step:08d}{part}.parquet"
+            write_table(pa.Table.from_batches(self._batches, schema=schema.SIGNALS), self.folder / name)
         self._batches, self._first = [], 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,13 +149,19 @@ class SignalWriter:
             at = [state["domains"].index(name) for name in self.domains]
             self._losses = np.array(state["losses"], dtype=np.float64)[at]
             self._tokens = np.array(state["tokens"], dtype=np.float64)[at]
-        reached = 0
+        spans: dict[tuple[int, int], list[int]] = {}
         for path in sorted(self.folder.glob("*")):
             named = _PART.fullmatch(path.name)
             if path.name.startswith(".tmp-") or (named and int(named[2]) > step):
-                path.unlink()
-            elif named and int(named[1]) == reached + 1:
-                reached = int(named[2])
+                if self.rank == 0:
+                    path.unlink()
+            elif named:
+                spans.setdefault((int(named[1]), int(named[2])), []).append(int(named[4] or 1))
+        reached = 0
+        for (first, last), parts_of in sorted(spans.items()):
+            # every part says how many ranks wrote one
+            if first == reached + 1 and len(parts_of) == parts_of[0]:
+                reached = last
         if reached != step:
             raise DatasetError(
                 f"{self.folder}: the parts reach step {reached} without a gap, the checkpoint is at {step}; "
@@ -191,12 +220,27 @@ def write_policy_entry(
     new: Sequence[float],
     signals: str | None = None,
 ) -> Path:
-    """Write one row of the ``policy_log`` table as the part of its mixture version."""
+    """Write one row of the ``policy_log`` table as the part of its step.
+
+    Args:
+        effective_from: sequence from which the new weights hold.
+        version: of the mixture after the step.
+        old, new: shares of tokens, (K,); equal when the mixture stays.
+        signals: JSON of what the policy saw and said.
+    """
     row = [step, effective_from, version, policy, list(domains), signals, list(old), list(new)]
     columns = [pa.array([value], kind.type) for value, kind in zip(row, schema.POLICY_LOG, strict=True)]
-    path = folder / f"part-{version:08d}.parquet"
+    path = folder / f"part-{step:08d}.parquet"
     write_table(pa.Table.from_arrays(columns, schema=schema.POLICY_LOG), path)
     return path
+
+
+def drop_policy_entries(folder: Path, after: int) -> None:
+    """Remove the entries of steps later than ``after``, which a resumed run writes again."""
+    for path in folder.glob("*"):
+        named = _POLICY_PART.fullmatch(path.name)
+        if path.name.startswith(".tmp-") or (named and int(named[1]) > after):
+            path.unlink()
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -7,6 +7,7 @@ TensorBoard and wall times are no function of the inputs, so they go to the run'
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import asdict
@@ -28,7 +29,7 @@ from penstock.training.config import RUNNING, TrainConfig, TrainData
 class TrainStep(Step):
     """A language model trained on packed sequences."""
 
-    revision = 1
+    revision = 2
     libraries = ("torch", "transformers")
 
     def __init__(
@@ -40,10 +41,12 @@ class TrainStep(Step):
         return {name: value for name, value in config_of(self.train).items() if name not in RUNNING}
 
     def inputs(self, settings: Settings) -> dict[str, str]:
-        """The model to start from: the path stays when its files change."""
-        path = self.train.model.path
-        files = [] if path is None else sorted([*Path(path).glob("*.json"), *Path(path).glob("*.safetensors")])
-        return {f"model:{file.name}": settings.fingerprint(input_file(file)) for file in files}
+        """The models to start from and to compare with: a path stays when its files change."""
+        found: dict[str, str] = {}
+        for name, path in (("model", self.train.model.path), ("reference", self.train.reference_model)):
+            files = [] if path is None else sorted([*Path(path).glob("*.json"), *Path(path).glob("*.safetensors")])
+            found |= {f"{name}:{file.name}": settings.fingerprint(input_file(file)) for file in files}
+        return found
 
     def build(self, context: Context) -> Built:
         from penstock.training.loop import train
@@ -83,7 +86,9 @@ class TrainStep(Step):
                 "steps": result.steps,
                 "tokens": result.tokens,
                 "validation": dict(result.validation),
-                "final_loss": result.losses[-1],
+                "target_loss": result.target_loss,
+                "final_loss": next((loss for loss in reversed(result.losses) if math.isfinite(loss)), None),
+                "skipped_steps": result.skipped,
                 "device": result.device,
                 "model": asdict(self.train.model),
             },

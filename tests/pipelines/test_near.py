@@ -248,6 +248,20 @@ def test_without_near_duplicates_clusters_are_the_exact_copies(lab):
     assert "near" not in made.manifest.stats
 
 
+@pytest.mark.parametrize("rows", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_identical_documents_are_one_cluster_of_one_group_of_keys(lab, rows):
+    """However many: one survivor, one edge to nobody, and every copy names it."""
+    text, third = prose(stream(8, "copies")), rows // 3
+    parts = [batch([text] * third, [f"{name}#{i:07d}" for i in range(third)]) for name in "bac"]
+    made = deduplicated(lab, parts, settings={"max_dropped": {"default": 1.0}})
+    (left,) = made.read("documents").to_pylist()
+    assert (left["doc_id"], left["cluster_size"]) == ("a#0000000", 3 * third)
+    assert made.manifest.counts.dropped == {"exact_duplicates": {"exact_duplicate": 3 * third - 1}}
+    assert made.manifest.stats["near"]["edges"] == 0
+    assert set(made.read("dropped", ["detail"])["detail"].unique().to_pylist()) == {"a#0000000"}
+    assert made.table("clusters").rows == 3 * third
+
+
 def test_a_thousand_different_texts_of_three_words_all_survive(lab):
     texts = [f"answer number {i}" for i in range(1000)]
     made = deduplicated(lab, [batch(texts[:600]), batch(texts[600:], [f"g#{i}" for i in range(400)])])

@@ -117,6 +117,28 @@ def test_filters_stand_in_order_and_null_switches_one_off():
     assert [getattr(w, "domains", None) for w in works] == [None, None, ("code",), None, ("code",)]
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gopher_qualty", "did you mean gopher_quality"),
+        ("near_duplicate", "did you mean near_duplicates"),
+        ("document", "did you mean documents"),
+        ("file", "did you mean files"),
+        ("gsm", "did you mean gsm8k"),
+        ("zzz", "allowed: benchmarks, c4, dataset-1, decontaminate, decontaminated, deduplicated, default, "),
+    ],
+)
+def test_a_share_for_a_name_that_nothing_bears_is_refused_with_the_nearest_names(name, hint):
+    more = "filters: {c4: {}}\ndeduplicate: {near: {}}\n"
+    more += "decontaminate: {benchmarks: [{name: gsm8k, files: [q.jsonl]}]}\n"
+    known = ("documents", "files", "gopher_quality", "c4", "exact_duplicates", "near_duplicates", "gsm8k", "scored")
+    plan(parse(SMALL + more, *(f"max_dropped.{name}=1" for name in ("default", *known))))
+    with pytest.raises(ConfigError) as error:
+        plan(parse(SMALL + more, f"max_dropped.{name}=1"))
+    message = f"max_dropped.{name}: no step, source or filter of this recipe has this name; {hint}"
+    assert str(error.value).startswith(message)
+
+
 def test_weights_are_shares_and_a_domain_takes_from_the_selection_what_it_does_not_say():
     recipe = parse(
         "name: s\nsource: {files: [a.jsonl]}\n"
@@ -194,11 +216,21 @@ select:
   criteria: {quality: {}, language: {}}
   domains: {web: {lam: 5.0, weights: {quality: 1.0, language: 1.0}}}
 train: {steps: 10, warmup_steps: 2}
+beside:
+  capped: {max_epochs: 2.0, on_exhausted: redistribute}
+  reference: {policy: {name: doremi}, reference_model: /models/a, mixture: proportional, temperature: 1.0}
 rounds: 2
 """
 
 # nothing of the output hangs on these: where it goes, and how a run is watched
 FREE = {"output", "max_dropped.default", "train.device", "train.threads", "train.tensorboard", "train.keep_checkpoints"}
+FREE |= {
+    f"train.{n}"
+    for n in (
+        "activation_checkpointing", "async_checkpoints", "compile", "loss_chunk", "parallel", "peak_tflops", "prefetch",
+        "processes", "rank_timeout",
+    )
+}  # fmt: skip
 FREE |= {f"embed.model.{n}" for n in ("device", "api_key_env", "batch_size", "concurrency", "timeout", "attempts")}
 # what `None`, a text or a list may become; numbers and switches are changed by a rule
 OTHER = {
@@ -315,6 +347,23 @@ OTHER = {
     "train.device": "cpu",
     "train.precision": "bfloat16",
     "train.threads": 2,
+    "train.max_epochs": None,  # needs another on_exhausted than FULL's
+    "train.on_exhausted": "stop",
+    "train.group_rows": 512,
+    "train.policy": {"name": "cooldown"},
+    "train.reference_model": None,  # only with a policy that compares: see beside.reference
+    "train.weighting": {"strategy": "quadratic"},
+    "train.max_gradient_norm": 5.0,
+    "train.spike_z": 4.0,
+    "train.processes": 2,
+    "train.parallel": "none",
+    "train.loss_chunk": 512,
+    "train.peak_tflops": 1.0,
+    "beside.capped.on_exhausted": "stop",
+    "beside.reference.policy.name": "doremi",
+    "beside.reference.mixture": "proportional",
+    "beside.reference.temperature": 1.0,
+    "beside.reference.reference_model": "/models/b",
     "feedback.direction": "lower",
 }
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import DatasetError
-from penstock.pipelines.select import Selection, by_domain, selected, with_feedback
+from penstock.pipelines.select import Selection, by_domain, with_feedback
 from penstock.schema import SIGNALS
 from penstock.seeding import coins, hash_ids, stream
 from penstock.selectors.quadmix import Criterion, DomainParameters, QuaDMixParameters
@@ -163,20 +163,7 @@ def test_statistics_are_sums_over_the_rows(lab, cut, tiny_batches):
     parts = cut(batch, (50, 100))
     lab.given("scored", documents=parts)
     made = lab.run(Selection("selection", "scored", BASE, 9))
-    rows = made.read("selection").to_pylist()
-    stats, first = made.manifest.stats, 0
-    for number, part in enumerate(parts):
-        mine, first = rows[first : first + part.num_rows], first + part.num_rows
-        for split, told in stats["parts"][str(number)].items():
-            here = [r for r in mine if r["split"] == split]
-            chosen = [r for r in here if r["copies"]]
-            assert told == {
-                "rows": len(here),
-                "selected": len(chosen),
-                "bytes": sum(r["bytes"] for r in chosen),
-                "copies": sum(r["copies"] for r in here),
-                "tokens": sum(r["copies"] * r["tokens"] for r in here),
-            }
+    rows, stats = made.read("selection").to_pylist(), made.manifest.stats
     for split, domains in stats["domains"].items():
         for domain, told in domains.items():
             here = [r for r in rows if (r["split"], r["domain"]) == (split, domain)]
@@ -200,7 +187,6 @@ def test_sums_do_not_overflow_32_bits():
             "bytes": pa.array([2**40, 1], pa.int64()),
         }
     )
-    assert selected(batch)["train"]["tokens"] == 3 * 2**30
     assert by_domain(batch)["train"]["d"] == {"selected": 1, "copies": 3, "tokens": 3 * 2**30, "bytes": 3 * 2**40}
 
 

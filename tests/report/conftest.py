@@ -23,11 +23,14 @@ from penstock.report.record import (
     LongToken,
     Machine,
     MapRecord,
+    MixtureRecord,
     MovedDocument,
     Outcome,
     Parent,
     RoundChange,
     RunRecord,
+    SeenDocument,
+    SeenRecord,
     SourceRecord,
     Stage,
     StepRecord,
@@ -156,7 +159,40 @@ def make_distributions() -> tuple[Distribution, ...]:
     )
 
 
-def make_training(number: int, drop: float) -> TrainingRecord:
+def make_mixture() -> MixtureRecord:
+    """Eight versions in which the first domain grows at the cost of all others."""
+    grown = np.linspace(1 / len(DOMAINS), 0.6, 8)
+    others = (1 - grown) / (len(DOMAINS) - 1)
+    return MixtureRecord(
+        policy="dga",
+        sequences_a_step=32,
+        target=DOMAINS[:1],
+        effective_from=(0, *((108 + 100 * i) * 32 for i in range(7))),
+        weights={d: tuple(float(x) for x in (grown if i == 0 else others)) for i, d in enumerate(DOMAINS)},
+    )
+
+
+def make_seen() -> SeenRecord:
+    return SeenRecord(
+        documents=41_200,
+        visits={"1": 38_000, "2": 3_100, "3 to 4": 100},
+        samples=(
+            SeenDocument(
+                doc_id="docs/guide.md#4",
+                domain="library docs",
+                steps=(3, 411),
+                visits=2,
+                first_loss=5.5,
+                last_loss=3.25,
+            ),
+            SeenDocument(
+                doc_id=f"{HOSTILE}#1", domain="tests", steps=tuple(range(12)), visits=40, first_loss=6.0, last_loss=4.5
+            ),
+        ),
+    )
+
+
+def make_training(number: int, drop: float, name: str = "") -> TrainingRecord:
     steps = tuple(range(1, 751))
     x = np.arange(750)
     noise = random("loss", str(number)).normal(0, 0.12, 750)
@@ -166,6 +202,7 @@ def make_training(number: int, drop: float) -> TrainingRecord:
     at = tuple(range(75, 751, 75))
     return TrainingRecord(
         round=number,
+        name=name,
         model="Llama, 4 layers, width 256, 8 heads",
         parameters=6_294_784,
         device="cuda",
@@ -182,6 +219,11 @@ def make_training(number: int, drop: float) -> TrainingRecord:
             )
             for i, domain in enumerate(DOMAINS)
         },
+        domain_loss={DOMAINS[0]: Curve(steps=steps, values=tuple(float(v) - 0.2 for v in loss))},
+        target_loss=Curve(steps=at, values=tuple(float(3.0 - drop + 4.6 * np.exp(-s / 110)) for s in at)),
+        effective_samples=Curve(steps=at, values=tuple(1.0 if s < 200 else 0.84 for s in at)),
+        mixture=make_mixture(),
+        seen=make_seen(),
     )
 
 
@@ -385,6 +427,7 @@ def make_record() -> RunRecord:
             ),
         ),
         training=(make_training(1, 0.0), make_training(2, 0.12)),
+        beside=(make_training(1, 0.05, "static"),),
         changes=(make_change(),),
         warnings=("Domain licences gives 0.4 % of the tokens, less than one sequence in 200.",),
     )

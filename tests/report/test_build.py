@@ -227,9 +227,37 @@ def test_tokenizer_and_training_are_those_of_the_run(seen):
         assert list(training.train_loss.steps) == [r["step"] for r in logged]
         assert list(training.train_loss.values) == pytest.approx([r["loss"] for r in logged])
         assert training.seconds > 0
+        assert list(training.effective_samples.steps) == list(range(5, 13))
+        assert training.target_loss.steps == (6, 12)
         assert {d: c.steps for d, c in training.validation_loss.items()} == dict.fromkeys(
             ("letters", "machines", "rivers"), (6, 12)
         )
+
+
+def test_the_mixture_of_a_run_is_its_log_and_what_it_saw_is_in_its_signals(seen):
+    record, root = seen
+    (static,) = record.beside
+    assert (static.round, static.name) == (1, "static")
+    assert static.mixture.effective_from == (0,)
+    assert static.target_loss.steps == (6, 12)
+    steered = record.training[0]
+    assert (steered.mixture.policy, steered.mixture.target) == ("dga", ("letters",))
+    # asked after steps 2, 4, … 8 and in force two steps later; what would begin at step 12 never holds
+    assert steered.mixture.effective_from == (0, 16, 24, 32, 40)
+    assert all(sum(w[i] for w in steered.mixture.weights.values()) == pytest.approx(1) for i in range(5))
+    table = Dataset(f"{root}/model-1").read("signals").to_pylist()
+    steps = {}
+    for row in table:
+        steps.setdefault(row["doc_id"], set()).add(row["step"])
+    assert steered.seen.documents == len(steps)
+    assert sum(steered.seen.visits.values()) == len(steps)
+    assert steered.seen.visits["1"] == sum(len(of) == 1 for of in steps.values())
+    for document in steered.seen.samples:
+        assert set(document.steps) <= steps[document.doc_id]
+        assert document.visits == len(steps[document.doc_id])
+        first = [r for r in table if r["doc_id"] == document.doc_id and r["step"] == document.steps[0]]
+        mean = sum(r["loss"] * r["tokens"] for r in first) / sum(r["tokens"] for r in first)
+        assert document.first_loss == pytest.approx(mean, rel=1e-5)
 
 
 def test_times_memory_and_machine_are_those_of_the_run(seen, finished):
@@ -290,8 +318,8 @@ def test_the_report_is_not_written_again_when_nothing_changed(copy):
     [
         ([], ["documents"], ["documents"]),
         ([], ["dataset-1"], 7),
-        (["train=null", "rounds=1"], None, 7),
-        (["quality=null", "select.criteria={language: {}}", "train=null", "rounds=1"], ["dataset-1"], 6),
+        (["train=null", "beside={}", "rounds=1"], None, 7),
+        (["quality=null", "select.criteria={language: {}}", "train=null", "beside={}", "rounds=1"], ["dataset-1"], 6),
     ],
     ids=["documents", "build", "no training", "no quality"],
 )
@@ -324,8 +352,8 @@ def test_datasets_of_an_earlier_build_are_left_out_and_named(copy):
     built = ["documents", "deduplicated", "tokenizer", "quality", "scored", "selection-1", "dataset-1"]
     assert [s.name for s in record.steps] == built
     assert record.warnings == (
-        "Not shown: sequences-1, model-1, selection-2, dataset-2, sequences-2, model-2, made from datasets that have "
-        "changed since. Run the recipe to build them again.",
+        "Not shown: sequences-1, model-1, model-1-static, selection-2, dataset-2, sequences-2, model-2, made from "
+        "datasets that have changed since. Run the recipe to build them again.",
     )
     assert record.outcome.rows == manifest(root, "dataset-1").counts.kept
     assert record.outcome.rounds == 1

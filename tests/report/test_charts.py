@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 
 import penstock.report
-from penstock.report import charts
-from penstock.report.record import Amount, Curve, DomainPoint, Stage, TokenizerDomain, TokenizerRecord
+from penstock.report import charts, charts_training
+from penstock.report.record import (
+    Amount,
+    Curve,
+    DomainPoint,
+    MixtureRecord,
+    Stage,
+    TokenizerDomain,
+    TokenizerRecord,
+    TrainingRecord,
+)
 
 HOSTILE = (
     "<script>document.title='x'</script>",
@@ -58,9 +67,11 @@ def test_all_charts_of_a_record_hold_only_drawing_elements(record):
         charts.domain_shares(record.domains),
         *map(charts.distribution, record.distributions),
         charts.bytes_per_token(record.tokenizer),
-        charts.training_loss(record.training),
-        charts.validation_loss(record.training),
-        charts.curve_of(record.training, "learning_rate", "learning rate", "~g"),
+        charts_training.training_loss(record.training),
+        charts_training.validation_loss(record.training),
+        charts_training.domain_loss([*record.training, *record.beside]),
+        charts_training.mixture(record.training[0]),
+        charts_training.curve_of(record.training, "learning_rate", "learning rate", "~g"),
         charts.round_shares(change),
         charts.excess_loss(change),
     ]
@@ -135,35 +146,73 @@ def test_largest_breaks_ties_by_name():
 
 def test_thin_takes_means_of_equal_runs_and_leaves_out_what_is_not_finite():
     curve = Curve(steps=(1, 2, 3, 4, 5, 6), values=(1.0, math.nan, 3.0, 5.0, math.inf, 7.0))
-    assert charts.thin(curve, 2) == ([2.0, 5.0], [2.0, 6.0])
-    assert charts.thin(curve, 9) == ([1.0, 3.0, 4.0, 6.0], [1.0, 3.0, 5.0, 7.0])
-    assert charts.thin(Curve(), 9) == ([], [])
+    assert charts_training.thin(curve, 2) == ([2.0, 5.0], [2.0, 6.0])
+    assert charts_training.thin(curve, 9) == ([1.0, 3.0, 4.0, 6.0], [1.0, 3.0, 5.0, 7.0])
+    assert charts_training.thin(Curve(), 9) == ([], [])
 
 
 def test_thin_keeps_the_mean_of_a_long_curve():
     values = tuple(float(i % 7) for i in range(9_999))
-    steps, means = charts.thin(Curve(steps=tuple(range(9_999)), values=values), 300)
+    steps, means = charts_training.thin(Curve(steps=tuple(range(9_999)), values=values), 300)
     assert len(means) == 300
     assert steps == sorted(steps)
     assert sum(means) / 300 == pytest.approx(sum(values) / 9_999, abs=0.01)
 
 
 def test_smooth_is_a_centred_mean_that_narrows_at_the_ends():
-    assert charts.smooth([8.0, 1.0, 3.0, 5.0, 0.0], 1) == [8.0, 4.0, 3.0, pytest.approx(8 / 3), 0.0]
-    assert charts.smooth([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 5) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    assert charts.smooth([], 3) == []
+    assert charts_training.smooth([8.0, 1.0, 3.0, 5.0, 0.0], 1) == [8.0, 4.0, 3.0, pytest.approx(8 / 3), 0.0]
+    assert charts_training.smooth([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 5) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert charts_training.smooth([], 3) == []
 
 
 def test_a_curve_of_one_point_and_a_lost_curve_are_drawn(record):
     one = dataclasses.replace(record.training[0], train_loss=Curve(steps=(1,), values=(4.0,)))
     lost = dataclasses.replace(record.training[1], train_loss=Curve(steps=(1, 2), values=(math.nan, math.nan)))
-    assert "training loss (nats per token)" in texts(charts.training_loss([one, lost]))
+    assert "training loss (nats per token)" in texts(charts_training.training_loss([one, lost]))
+
+
+def test_the_mixture_steps_at_the_sequence_where_a_version_begins():
+    training = TrainingRecord(
+        round=1,
+        model="m",
+        parameters=1,
+        device="cpu",
+        steps=10,
+        tokens=1,
+        seconds=1.0,
+        mixture=MixtureRecord(
+            policy="dga", sequences_a_step=4, effective_from=(0, 20), weights={"a": (0.5, 0.75), "b": (0.5, 0.25)}
+        ),
+    )
+    svg = charts_training.mixture(training)
+    assert {"a", "b", "share of tokens"} <= set(texts(svg))
+    # 10 steps over 880 units, all shares over 230: a version that begins at step 5 begins at 440
+    drawn = {e.get("d") for e in ET.fromstring(svg).iter("path")}
+    assert {"M0,115h440v115h-440Z", "M0,0h440v115h-440Z", "M440,57.5h440v172.5h-440Z", "M440,0h440v57.5h-440Z"} <= drawn
+
+
+def test_many_domains_are_drawn_as_the_largest_and_the_rest():
+    weights = {f"d{i:02d}": ((i + 1) / 210.0,) for i in range(20)}
+    training = TrainingRecord(
+        round=1,
+        name="static",
+        model="m",
+        parameters=1,
+        device="cpu",
+        steps=10,
+        tokens=1,
+        seconds=1.0,
+        mixture=MixtureRecord(policy="p", sequences_a_step=4, effective_from=(0,), weights=weights),
+    )
+    found = texts(charts_training.mixture(training))
+    assert [t for t in found if t.startswith("d") and t[1:].isdigit()] == [f"d{i:02d}" for i in range(19, 7, -1)]
+    assert "others" in found
 
 
 def test_altair_is_imported_by_the_charts_alone():
     folder = Path(penstock.report.__file__).parent
-    users = [p.name for p in folder.rglob("*.py") if re.search(r"altair|vl_convert", p.read_text("utf-8"))]
-    assert users == ["charts.py"]
+    users = sorted(p.name for p in folder.rglob("*.py") if re.search(r"altair|vl_convert", p.read_text("utf-8")))
+    assert users == ["charts.py", "charts_training.py"]
     code = (
         "import sys, penstock.report.render; sys.exit(any(m in sys.modules for m in ('altair', 'vl_convert', 'torch')))"
     )

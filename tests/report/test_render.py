@@ -36,10 +36,12 @@ SECTIONS = [
     "contamination",
     "tokenizer",
     "training",
+    "mixture",
     "rounds",
     "lineage",
     "warnings",
 ]
+DOMAIN = "library docs"
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -168,7 +170,7 @@ def test_text_inside_charts_is_hostile_too(record):
     marks: dict[str, str] = {}
     poisoned = render(poison(record, "<script>1</script>", marks))
     charts = re.findall(r"<svg.*?</svg>", poisoned, re.DOTALL)
-    assert len(charts) == 13
+    assert len(charts) == 19
     assert sum(svg.count("&lt;script&gt;1&lt;/script&gt;") for svg in charts) > 40
     assert not any("<script" in svg for svg in charts)
 
@@ -205,7 +207,7 @@ def test_every_section_has_its_id_and_its_place_in_the_navigation(page):
 def test_every_table_has_a_caption_and_every_chart_a_label(page):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("table") == tags.count("caption") > 8
-    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 13
+    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 19
     assert all(a["aria-label"] for tag, a in page.elements if tag == "svg")
 
 
@@ -270,14 +272,29 @@ def test_round_rows_show_the_record(page, record):
 
 def test_training_rows_show_the_record(page, record):
     rounds, validation = page.tables["training"]
-    for row, t in zip(rounds[1:], record.training, strict=True):
-        assert row[0] == str(t.round)
+    trained = (*record.training, *record.beside)
+    assert [row[0] for row in rounds[1:]] == ["1", "2", "1, static"]
+    for row, t in zip(rounds[1:], trained, strict=True):
         assert row[2] == f"{t.parameters:,}"
         assert row[4:6] == [f"{t.steps:,}", f"{t.tokens:,}"]
         assert row[7] == f"{t.tokens / t.seconds:,.0f}"
         assert row[8] == f"{sum(t.train_loss.values[-75:]) / 75:.3f}"
     for row in validation[1:]:
-        assert row[1:] == [f"{t.validation_loss[row[0]].values[-1]:.3f}" for t in record.training]
+        assert row[1:] == [f"{t.validation_loss[row[0]].values[-1]:.3f}" for t in trained]
+
+
+def test_the_mixture_and_what_was_seen_are_told_for_every_run(page, record):
+    tables = page.tables["mixture"]
+    assert len(tables) == 6  # shares and documents of three runs
+    shares = {row[0]: row[1:] for row in tables[0][1:]}
+    assert shares[DOMAIN] == ["16.7 %", "60.0 %", "16.7 %", "60.0 %"]
+    assert len(shares) == 6
+    first, second = tables[1][1:]
+    assert first == ["docs/guide.md#4", "library docs", "3, 411", "5.500", "3.250"]
+    assert second[2] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (40)"
+    told = page.text["mixture"]
+    assert "Policy dga, towards library docs: 8 versions of the mixture." in told
+    assert "41,200 documents were seen: 38,000 in 1 step; 3,100 in 2 steps; 100 in 3 to 4 steps." in told
 
 
 def test_tokenizer_rows_show_the_record(page, record):
@@ -338,6 +355,7 @@ def test_missing_parts_are_each_said_in_one_line(bare):
         "contamination": ["No benchmark was looked for."],
         "tokenizer": ["No tokenizer was used in this run."],
         "training": ["Nothing was trained in this run."],
+        "mixture": ["Nothing was trained in this run."],
         "rounds": ["There was one round only: nothing to compare."],
         "lineage": ["This record holds no datasets."],
         "warnings": ["None."],

@@ -270,6 +270,16 @@ def test_a_long_row_of_many_spans_and_citations_is_edited_whole():
     ]
 
 
+@pytest.mark.parametrize("rows", [255, 256, 257, 20_000])
+def test_any_number_of_rows_of_which_nothing_stays(rows):
+    """Each is one cut, up to the end: there is room for all of them, whatever the rows hold inside."""
+    lines, _ = C4Rules().works()
+    texts = ["no end"] * rows + ["no end\nA line that stays.", "no end"]
+    edited, counts = lines.edit(batch(texts))
+    assert edited["text"].to_pylist() == [""] * rows + ["A line that stays.", ""]
+    assert counts == {"kept": 1, "no_terminal_punc": rows + 2}
+
+
 def test_large_strings_nulls_and_an_empty_batch():
     lines, quality = C4Rules().works()
     rows = pa.record_batch({"text": pa.array([None, GOOD * 6], pa.large_string())})

@@ -95,3 +95,11 @@ def test_a_step_is_judged_as_a_whole_but_for_what_has_a_share_of_its_own():
 def test_what_a_selection_leaves_out_is_no_drop():
     check(counts(1000, selection={"not_selected": 999}))
     check(counts(0))
+
+
+def test_a_benchmark_is_judged_by_its_own_records_under_its_own_name():
+    found = counts(2000, **{"benchmark.quiz": {"invalid_json": 190}})
+    stats = {"benchmarks": {"quiz": {"items": 5}, "exam": {"items": 1805}}}
+    with pytest.raises(DropGuardError, match=r"documents: quiz dropped 97.4% of 195 rows .*--set max_dropped.quiz=1 "):
+        check(found, stats)
+    check(found, stats, quiz=1)

@@ -168,6 +168,15 @@ def test_a_long_row_of_many_spans_is_edited_whole():
     assert RefinedWebLines().annotate(batch([text, "X\na b"]))["text"].to_pylist() == [wanted, "a b"]
 
 
+@pytest.mark.parametrize("rows", [253, 254, 255, 256, 257, 20_000])
+def test_any_number_of_rows_of_which_nothing_stays(rows):
+    """Each is one cut, up to the end: there is room for all of them, whatever the rows hold inside."""
+    texts = ["X"] * rows + ["X\na line that stays", "X"]
+    edited, counts = RefinedWebLines().edit(batch(texts))
+    assert edited["text"].to_pylist() == [""] * rows + ["a line that stays", ""]
+    assert sum(counts.values()) == rows + 3
+
+
 def test_nulls_large_strings_and_an_empty_batch():
     quality, lines = RefinedWebRules().works()
     for work in (quality, lines):

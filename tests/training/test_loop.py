@@ -20,13 +20,15 @@ import pytest
 import torch
 
 from penstock.errors import ConfigError, DatasetError, InputError, PenstockError
-from penstock.training import checkpoint
+from penstock.training import checkpoint, loop
 from penstock.training.config import ModelConfig, TrainConfig, TrainData, TrainResult
 from penstock.training.loader import MixtureLoader
 from penstock.training.loop import TrainingError, evaluate, train
+from penstock.training.mixing.config import PolicyConfig
 from penstock.training.model import build_model
 from penstock.training.sequences import SequenceStore
 from penstock.training.signals import document_scores, read_signals
+from penstock.training.weighting import WeightingConfig
 
 Make = Callable[..., TrainConfig]
 
@@ -136,15 +138,15 @@ def test_a_run_stopped_anywhere_resumes_to_the_last_bit(
     monkeypatch: pytest.MonkeyPatch,
     at: int,
 ) -> None:
-    real = MixtureLoader.batch
+    real = loop._Run.advance
 
-    def stop(self: MixtureLoader, step: int, **options: int) -> Any:
-        if step + 1 == at:
+    def stop(self: Any) -> Any:
+        if self.step + 1 == at:
             raise Killed
-        return real(self, step, **options)
+        return real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MixtureLoader, "batch", stop)
+        patch.setattr(loop._Run, "advance", stop)
         with pytest.raises(Killed):
             train(tiny_config(), tiny_data, tmp_path / "cut", progress=False)
     torch.rand(3)  # whatever the caller does with the global generator must not matter
@@ -173,19 +175,19 @@ def test_dropout_resumes_with_the_generator_it_had(tiny_data: TrainData, tiny_co
 
 SCRIPT = """
 import json, os, sys
-from penstock.training import checkpoint, loader
+from penstock.training import checkpoint, loop
 from penstock.training.config import ModelConfig, TrainConfig, TrainData
 from penstock.training.loop import train
 
 given = json.loads(sys.argv[1])
 config = TrainConfig(**{**given["config"], "model": ModelConfig(**given["config"]["model"])})
 if "die_in_step" in given:
-    real = loader.MixtureLoader.batch
-    def batch(self, step, **options):
-        if step + 1 == given["die_in_step"]:
+    real = loop._Run.advance
+    def advance(self):
+        if self.step + 1 == given["die_in_step"]:
             os._exit(9)
-        return real(self, step, **options)
-    loader.MixtureLoader.batch = batch
+        return real(self)
+    loop._Run.advance = advance
 if "die_in_checkpoint" in given:
     write = checkpoint._write_tensors
     def half(path, tensors):
@@ -410,7 +412,28 @@ def test_tensorboard_draws_the_same_curves(tiny_config: Make, tiny_data: TrainDa
     drawn = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert drawn == [(i + 1, pytest.approx(loss, rel=1e-6)) for i, loss in enumerate(result.losses)]
     assert events.Scalars("validation/web")[-1].value == pytest.approx(result.validation["web"], rel=1e-6)
-    assert {"train/lr", "train/grad_norm", "train_domain/code"} <= set(events.Tags()["scalars"])
+    assert {"train/lr", "train/grad_norm", "train/skipped", "train_domain/code"} <= set(events.Tags()["scalars"])
+    assert {"speed/tokens_per_second", "speed/loader_share"} <= set(events.Tags()["scalars"])
+    assert not any(tag.startswith(("mixture", "weighting", "target")) for tag in events.Tags()["scalars"])
+
+
+def test_tensorboard_draws_mixture_target_and_weights(tiny_config: Make, tiny_data: TrainData, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(
+        tensorboard=True, mixture="proportional", weighting=WeightingConfig(warmup_steps=1), peak_tflops=1.0,
+        policy=PolicyConfig(name="dga", target=("web",), every=2, lag=2, probe_sequences=2),
+    )  # fmt: skip
+    result = train(config, tiny_data, tmp_path / "o", progress=False)
+    events = EventAccumulator(str(result.tensorboard))
+    events.Reload()
+    records = [json.loads(line) for line in result.metrics.read_text().splitlines()]
+    drawn = [event.value for event in events.Scalars("mixture/web")]
+    assert drawn == pytest.approx([record["mixture"]["web"] for record in records], rel=1e-6)
+    assert drawn[0] != drawn[-1]
+    assert events.Scalars("target/loss")[-1].value == pytest.approx(result.target_loss, rel=1e-6)
+    assert [event.step for event in events.Scalars("weighting/effective_share")] == list(range(2, 11))
+    assert len(events.Scalars("speed/mfu")) == 10
 
 
 def test_progress_is_drawn_on_request_only(

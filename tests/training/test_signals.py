@@ -14,7 +14,13 @@ import pytest
 from penstock import schema
 from penstock.errors import DatasetError
 from penstock.training.loader import Batch
-from penstock.training.signals import SignalWriter, document_scores, read_signals, write_policy_entry
+from penstock.training.signals import (
+    SignalWriter,
+    document_scores,
+    drop_policy_entries,
+    read_signals,
+    write_policy_entry,
+)
 
 
 def batch(rows: list[tuple[int, list[tuple[str, int]]]], *, first: int = 0) -> Batch:
@@ -166,3 +172,51 @@ def test_a_policy_entry_is_one_row_of_the_log(tmp_path: Path) -> None:
             "signals": None, "old_weights": [0.5, 0.5], "new_weights": [0.25, 0.75],
         }
     ]  # fmt: skip
+
+
+def test_policy_entries_after_a_step_are_dropped(tmp_path: Path) -> None:
+    for step in (0, 20, 40):
+        write_policy_entry(
+            tmp_path, step=step, effective_from=0, version=0, policy="dga", domains=["a"], old=[1.0], new=[1.0]
+        )
+    (tmp_path / ".tmp-part-00000060.parquet").write_bytes(b"torn")
+    drop_policy_entries(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00000000.parquet", "part-00000020.parquet"]
+
+
+def test_a_skipped_step_has_no_rows_and_leaves_no_gap(tmp_path: Path) -> None:
+    writer = SignalWriter(tmp_path, ["a"], decay=0.5, every=2)
+    observe(writer, 1, [(0, [("p", 3)])], [4], [2])
+    writer.skip(2)
+    writer.skip(3)
+    writer.skip(4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "part-00000001-00000002.parquet",
+        "part-00000003-00000004.parquet",
+    ]
+    assert read_signals(tmp_path)["step"].to_pylist() == [1]
+    writer.restore(4, writer.state_dict())
+    assert writer.means.tolist() == [2.0]
+
+
+def test_ranks_write_parts_of_their_own_against_common_means(tmp_path: Path) -> None:
+    """Rank 0 has 8 over 2 tokens, rank 1 has 1 over 1: the mean of both is 3."""
+    both = (np.array([9.0]), np.array([3.0]))
+    writers = [SignalWriter(tmp_path, ["a"], decay=0.5, every=9, rank=rank, world_size=2) for rank in (0, 1)]
+    for writer, (name, loss, count) in zip(writers, (("p", 8.0, 2.0), ("q", 1.0, 1.0)), strict=True):
+        rows = [(0, [(name, int(count) + 1)])]
+        found = writer.observe(1, batch(rows), np.array([loss]), np.array([count]), over_ranks=both)
+        assert found == {"a": 3.0}
+        writer.flush(1)
+    table = read_signals(tmp_path).sort_by("doc_id")
+    assert table["excess_loss"].to_pylist() == [1.0, -2.0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "part-00000001-00000001.00001-of-00002.parquet",
+        "part-00000001-00000001.00002-of-00002.parquet",
+    ]
+    # one process goes on from there; with a rank's part gone nothing does
+    alone = SignalWriter(tmp_path, ["a"], decay=0.5, every=9)
+    alone.restore(1, writers[0].state_dict())
+    (tmp_path / "part-00000001-00000001.00002-of-00002.parquet").unlink()
+    with pytest.raises(DatasetError, match="reach step 0 without a gap"):
+        alone.restore(1, writers[0].state_dict())

@@ -24,7 +24,9 @@ from penstock.storage import Folder
 from penstock.tokenization.bpe import BPEConfig
 from penstock.training.config import ModelConfig, TrainConfig
 from penstock.training.loop import train
+from penstock.training.mixing.config import PolicyConfig
 from penstock.training.step import TrainStep
+from penstock.training.weighting import WeightingConfig
 
 DOMAINS = ("web", "../escape", "<b>\n", "y" * 300)
 
@@ -99,6 +101,7 @@ def test_a_trained_step_holds_model_signals_log_and_its_last_checkpoint(place):
     assert lines[-1]["step"] == 6
     assert lines[-1]["loss"] == made.stats["final_loss"]
     assert math.isfinite(made.stats["final_loss"])
+    assert (made.stats["skipped_steps"], made.stats["target_loss"]) == (0, None)
     state = json.loads((folder / made.artifacts["checkpoints/step-00000006/state.json"].path).read_text())
     assert state["identity"]["data"] == Dataset(str(root / "sequences")).digest
     # curves and times differ between equal runs, so they are no part of the dataset
@@ -129,16 +132,26 @@ CHANGED = {
     "cross_document_attention": True, "learning_rate": 1e-2, "min_learning_rate": 1e-4, "warmup_steps": 1,
     "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-6, "weight_decay": 0.2, "clip_norm": 2.0, "eval_every": 2,
     "eval_sequences": 3, "checkpoint_every": 3, "signals_every": 3, "loss_mean_decay": 0.5, "precision": "bfloat16",
+    "max_epochs": 2.0, "on_exhausted": "redistribute", "group_rows": 64, "policy": PolicyConfig(name="odm"),
+    "weighting": WeightingConfig(), "max_skipped": 1, "max_gradient_norm": 9.0, "spike_z": 6.0, "spike_window": 20,
 }  # fmt: skip
-RUNNING = {"device": "cuda", "threads": 2, "tensorboard": False, "keep_checkpoints": 5}
+# what it needs is set with it
+TOGETHER = {"reference_model": {"reference_model": "/m", "policy": PolicyConfig(name="doremi")}}
+RUNNING = {
+    "device": "cuda", "threads": 2, "tensorboard": False, "keep_checkpoints": 5, "processes": 2, "parallel": "fsdp",
+    "rank_timeout": 9.0, "compile": True, "activation_checkpointing": True, "loss_chunk": 64, "prefetch": 0,
+    "async_checkpoints": True, "peak_tflops": 1.0,
+}  # fmt: skip
 
 
 def test_every_parameter_either_decides_the_key_or_only_how_a_run_is_watched():
     names = {field.name for field in fields(TrainConfig)}
-    assert names == {*CHANGED, *RUNNING}
+    assert names == {*CHANGED, *TOGETHER, *RUNNING}
     base = model_step().config()
     for name, value in CHANGED.items():
         assert model_step(**{name: value}).config() != base, name
+    doremi = model_step(**TOGETHER["reference_model"]).config()
+    assert doremi != model_step(**TOGETHER["reference_model"] | {"reference_model": "/n"}).config()
     for name, value in RUNNING.items():
         assert model_step(**{name: value}).config() == base, name
 
@@ -163,6 +176,11 @@ def test_a_model_to_start_from_is_known_by_its_files(tmp_path):
     assert after["model:config.json"] == before["model:config.json"]
     assert after["model:model.safetensors"] != before["model:model.safetensors"]
     assert model_step().inputs(Settings()) == {}
+    compared = model_step(reference_model=str(tmp_path), policy=PolicyConfig(name="doremi"))
+    assert set(compared.inputs(Settings(fingerprint=fingerprint))) == {
+        "reference:config.json",
+        "reference:model.safetensors",
+    }
 
 
 @pytest.mark.parametrize("changes", [{}, {"keep_checkpoints": 1, "tensorboard": False}], ids=["as it was", "less kept"])
@@ -189,6 +207,22 @@ def test_an_interrupted_step_goes_on_from_its_checkpoint_and_ends_the_same(place
     made = run(root, model_step(**changes)).manifest
     assert resumed[0].resumed_from == 4
     assert made.digest == whole.digest
+
+
+@pytest.mark.slow
+def test_a_step_trains_with_several_processes(place, tmp_path):
+    """The same key, tables with the same rows in parts by rank, and the loss of one process up to rounding."""
+    made = [run(place(tmp_path / str(n)), model_step(processes=n)).manifest for n in (1, 2)]
+    assert made[0].key == made[1].key
+    assert made[1].stats["final_loss"] == pytest.approx(made[0].stats["final_loss"], abs=1e-5)
+    assert made[1].stats["tokens"] == made[0].stats["tokens"]
+    Dataset(str(tmp_path / "2" / "model")).verify()
+    seen = [Dataset(str(tmp_path / str(n) / "model")).read("signals") for n in (1, 2)]
+    keys = [sorted(zip(*(t[c].to_pylist() for c in ("sequence", "segment", "doc_id")), strict=True)) for t in seen]
+    assert keys[0] == keys[1]
+    assert len(made[1].tables["signals"].files) == 2 * len(made[0].tables["signals"].files)
+    # nothing of how the processes were started is left in the dataset
+    assert not any(".processes" in name for name in made[1].artifacts)
 
 
 def known(root):
