@@ -414,7 +414,7 @@ class Recipe(_Model):
     train: TrainConfig | None = None
     beside: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,31}$")], dict[str, Any]] = {}
     """Models trained beside that of the first round, on the same sequences: a name, and the keys of `train` that are
-    different there (`static: {policy: null}`)."""
+    different there (`fixed: {policy: null}`)."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Selections made; from the second on, training's signals are a criterion."""
     feedback: Feedback = Feedback()

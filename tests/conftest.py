@@ -93,14 +93,6 @@ rounds: 2
 """
 
 
-# the first round's model trains towards a target, with sample weights, beside one of a fixed mixture
-STEERED = [
-    "train.policy={name: dga, target: [letters], every: 2, lag: 2, probe_sequences: 2}",
-    "train.weighting={strategy: linupper, warmup_steps: 4}",
-    "beside={static: {policy: {name: static, target: [letters]}}}",
-]
-
-
 @pytest.fixture
 def recipe_text(corpus):
     return RECIPE.format(corpus=corpus)
@@ -121,7 +113,7 @@ def finished(tmp_path_factory):
 
     base = tmp_path_factory.mktemp("finished")
     write_corpus(base / "corpus")
-    recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"), overrides=STEERED)
+    recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"))
     return base, recipe, run(recipe, out=str(base / "run"), workers=2)
 
 

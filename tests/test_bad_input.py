@@ -252,7 +252,11 @@ def test_a_selection_that_takes_nothing_says_so(finished, tmp_path):
     nothing = ("--set", "select.omega=0.000001", "--set", "select.eps=0", "--set", "select.lam=1000")
     line = refusal(build(tmp_path, *nothing))
     assert "dataset-1: the selection takes none of 213 documents for training" in line
-    assert not (tmp_path / "run" / "dataset-1" / "manifest.json").exists()
+    # the dataset of the build before stays whole
+    before = Dataset(str(base / "run" / "dataset-1"))
+    after = Dataset(str(tmp_path / "run" / "dataset-1"))
+    assert after.manifest == before.manifest
+    assert after.read("train").equals(before.read("train"))
 
 
 # ── recipes ──────────────────────────────────────────────────────────────────────────────────────

@@ -156,7 +156,7 @@ class TrainConfig:
         wanted = (
             "the folder of a model for this policy, whose losses it compares with"
             if compares
-            else "none: no " + ("policy asks for it")
+            else "none: no policy asks for it"
         )
         _require((self.reference_model is not None) == compares, "reference_model", self.reference_model, wanted)
         ends = get_args(OnExhausted)

@@ -64,6 +64,7 @@ def run(config: TrainConfig, data: TrainData, out: Path, *, progress: bool) -> T
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(config.processes), "--max-restarts", "0",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1",
+        "--log-dir", str(folder / "torchrun"),
         "-m", _WORKER, str(job),
     ]  # fmt: skip
     with (folder / "log.txt").open("wb") as log:

@@ -11,7 +11,7 @@ trimmed. A quantile of 1 % is no help there: it interpolates towards the outlier
 
 Trimming guards against a few. When more segments than were trimmed lie far above the rest, the range ends among them,
 the ordinary segments fall on the ramp of LinUpper and the tail gains weight: on data with 10 % of random tokens, these
-rose to 25 % of the weight. ``tail_of`` sees that: *far above* is Tukey's outer fence, upper quartile + 3 interquartile
+rose to 28 % of the weight. ``tail_of`` sees that: *far above* is Tukey's outer fence, upper quartile + 3 interquartile
 ranges, 4.7 standard deviations of a normal distribution.
 
 Price: a sort of M numbers.

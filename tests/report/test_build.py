@@ -227,20 +227,34 @@ def test_tokenizer_and_training_are_those_of_the_run(seen):
         assert list(training.train_loss.steps) == [r["step"] for r in logged]
         assert list(training.train_loss.values) == pytest.approx([r["loss"] for r in logged])
         assert training.seconds > 0
-        assert list(training.effective_samples.steps) == list(range(5, 13))
-        assert training.target_loss.steps == (6, 12)
         assert {d: c.steps for d, c in training.validation_loss.items()} == dict.fromkeys(
             ("letters", "machines", "rivers"), (6, 12)
         )
 
 
-def test_the_mixture_of_a_run_is_its_log_and_what_it_saw_is_in_its_signals(seen):
-    record, root = seen
+STEERED = [
+    "rounds=1",
+    "train.policy={name: dga, target: [letters], every: 2, lag: 2, probe_sequences: 2}",
+    "train.weighting={strategy: linupper, warmup_steps: 4}",
+    "beside={static: {policy: {name: static, target: [letters]}}}",
+]
+
+
+def test_the_mixture_of_a_run_is_its_log_and_what_it_saw_is_in_its_signals(finished, tmp_path):
+    """One round that trains towards a target with sample weights, beside a model on a fixed mixture."""
+    root, recipe = tmp_path / "run", Recipe.parse(finished[1].to_yaml(), STEERED)
+    shutil.copytree(finished[0] / "run", root)
+    for name in ("selection-2", "dataset-2", "sequences-2", "model-2"):
+        shutil.rmtree(root / name)
+    run(recipe, out=str(root), workers=0)
+    record = record_of(root)
     (static,) = record.beside
     assert (static.round, static.name) == (1, "static")
     assert static.mixture.effective_from == (0,)
     assert static.target_loss.steps == (6, 12)
-    steered = record.training[0]
+    (steered,) = record.training
+    assert steered.effective_samples.steps == tuple(range(5, 13))
+    assert steered.target_loss.steps == (6, 12)
     assert (steered.mixture.policy, steered.mixture.target) == ("dga", ("letters",))
     # asked after steps 2, 4, … 8 and in force two steps later; what would begin at step 12 never holds
     assert steered.mixture.effective_from == (0, 16, 24, 32, 40)
@@ -318,8 +332,8 @@ def test_the_report_is_not_written_again_when_nothing_changed(copy):
     [
         ([], ["documents"], ["documents"]),
         ([], ["dataset-1"], 7),
-        (["train=null", "beside={}", "rounds=1"], None, 7),
-        (["quality=null", "select.criteria={language: {}}", "train=null", "beside={}", "rounds=1"], ["dataset-1"], 6),
+        (["train=null", "rounds=1"], None, 7),
+        (["quality=null", "select.criteria={language: {}}", "train=null", "rounds=1"], ["dataset-1"], 6),
     ],
     ids=["documents", "build", "no training", "no quality"],
 )
@@ -352,7 +366,7 @@ def test_datasets_of_an_earlier_build_are_left_out_and_named(copy):
     built = ["documents", "deduplicated", "tokenizer", "quality", "scored", "selection-1", "dataset-1"]
     assert [s.name for s in record.steps] == built
     assert record.warnings == (
-        "Not shown: sequences-1, model-1, model-1-static, selection-2, dataset-2, sequences-2, model-2, made from "
+        "Not shown: sequences-1, model-1, selection-2, dataset-2, sequences-2, model-2, made from "
         "datasets that have changed since. Run the recipe to build them again.",
     )
     assert record.outcome.rows == manifest(root, "dataset-1").counts.kept
