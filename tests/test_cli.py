@@ -184,9 +184,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(penstock, copy):
     assert len(told) == 14
 
 
-@pytest.mark.parametrize(
-    ("verb", "last", "others"), [("build", "dataset-1", ["model-1"]), ("train", "model-1-static", [])]
-)
+@pytest.mark.parametrize(("verb", "last", "others"), [("build", "dataset-1", ["model-1"]), ("train", "model-1", [])])
 def test_build_and_train_stop_at_their_dataset(penstock, copy, verb, last, others):
     root, recipe = copy
     for name in ("selection-2", "dataset-2", "sequences-2", "model-2", last, *others):
