@@ -72,7 +72,7 @@ def _count_runs(trainings: Sequence[TrainingRecord]) -> str:
 
 
 def curve_of(trainings: Sequence[TrainingRecord], field: str, title: str, format: str) -> str:
-    """One small chart of ``learning_rate`` or ``tokens_per_second`` by step, one colour a run."""
+    """One small chart of a curve of the records, such as ``learning_rate``, by step; one colour a run."""
     values: Data = []
     for training in trainings:
         for step, value in zip(*thin(getattr(training, field)), strict=True):
@@ -87,7 +87,12 @@ def curve_of(trainings: Sequence[TrainingRecord], field: str, title: str, format
                 axis=alt.Axis(format="~s", grid=False, tickCount=5),
                 scale=alt.Scale(nice=False),
             ),
-            y=alt.Y("value:Q", title=title, axis=alt.Axis(labelExpr=f"format(datum.value, {format!r})", tickCount=4)),
+            y=alt.Y(
+                "value:Q",
+                title=title,
+                axis=alt.Axis(labelExpr=f"format(datum.value, {format!r})", tickCount=4),
+                scale=alt.Scale(zero=not field.endswith("_loss")),  # runs differ by little of a loss
+            ),
             color=_runs(trainings),
             # rounds often follow the same schedule; dashes keep the one below in sight
             strokeDash=alt.StrokeDash(
