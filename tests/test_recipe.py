@@ -130,3 +130,9 @@ def test_weights_become_shares_and_domains_inherit_the_rest():
     )
     with pytest.raises(ConfigError, match="are all 0"):
         parameters_of(Recipe.parse(SMALL, ["select.criteria.length.weight=0"]).select)
+
+
+@pytest.mark.parametrize("weight", [".nan", ".inf", "-1"])
+def test_weights_of_a_mixture_that_are_no_shares_are_refused_before_any_work(recipe_text, weight):
+    with pytest.raises(ConfigError, match=r"mixture: got .*'letters': .*, allowed finite weights >= 0"):
+        Recipe.parse(recipe_text, [f"train.mixture={{letters: {weight}, machines: 1, rivers: 1}}"])

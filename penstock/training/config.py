@@ -167,6 +167,9 @@ class TrainConfig:
         _require(alone, "processes", self.processes, "1 with parallel: none; use auto, ddp or fsdp")
         divides = self.batch_size % self.processes == 0
         _require(divides, "processes", self.processes, f"a divisor of batch_size = {self.batch_size}")
+        if isinstance(self.mixture, Mapping):  # before the numbers enter a key, where NaN has no place
+            finite = all(math.isfinite(weight) and weight >= 0 for weight in self.mixture.values())
+            _require(finite, "mixture", dict(self.mixture), "finite weights >= 0")
         named = isinstance(self.mixture, Mapping) or self.mixture in ("proportional", "uniform")
         _require(named, "mixture", self.mixture, "'proportional', 'uniform' or a weight per domain")
 

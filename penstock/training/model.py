@@ -24,6 +24,7 @@ import numpy as np
 from penstock.errors import ConfigError
 from penstock.seeding import derive
 from penstock.training.config import ModelConfig
+from penstock.training.losses import sums_by_segment
 
 if TYPE_CHECKING:
     import torch
@@ -310,9 +311,4 @@ def model_arguments(
 
 def segment_sums(losses: torch.Tensor, inputs: PackedInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of losses and number of tokens with a loss of every segment: two float64 tensors of shape (S,)."""
-    import torch
-
-    sums = torch.zeros(inputs.segment_count, dtype=torch.float64, device=losses.device)
-    sums.index_add_(0, inputs.segments, losses.detach().double())
-    counts = torch.bincount(inputs.segments, minlength=inputs.segment_count).double()
-    return sums, counts
+    return sums_by_segment(losses, inputs.segments, inputs.segment_count)
