@@ -24,7 +24,8 @@ from penstock.pipelines.publish import Published
 from penstock.pipelines.select import Selection, with_feedback
 from penstock.pipelines.sequences import PackedSequences
 from penstock.pipelines.trim import Trimmed
-from penstock.recipe import QualitySet, Recipe, Select, Theta
+from penstock.recipe import Recipe
+from penstock.recipe_sections import QualitySet, Select, Theta
 from penstock.seeding import derive
 from penstock.selectors.benchmark_index import IndexSettings
 from penstock.selectors.decontaminate import Decontaminate
