@@ -14,6 +14,7 @@ from benchmarks.harness import RESULTS, ROOT, markdown, parser
 
 BENCHMARKS = (
     "startup", "build", "filters", "dedup", "contamination", "embedding", "loader", "loss", "weighting", "mixing",
+    "sampling", "criteria", "search", "quadmix", "selection", "gradients", "scoring", "diversity",
     "incremental", "memory",
 )  # fmt: skip
 

@@ -87,6 +87,7 @@ class Options:
 
     quick: bool = False
     data: Path | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)  # of a benchmark's own options
 
 
 @dataclass(kw_only=True)
@@ -305,16 +306,26 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     return out
 
 
-def main(name: str, about: str | None, measure: Callable[[Options], Result]) -> None:
-    """Run a benchmark as a command: table, JSON, exit code 1 when a bar does not hold, 2 when it cannot run."""
-    arguments = parser(about).parse_args()
+def main(
+    name: str,
+    about: str | None,
+    measure: Callable[[Options], Result],
+    *,
+    command: argparse.ArgumentParser | None = None,
+) -> None:
+    """Run a benchmark as a command: table, JSON, exit code 1 when a bar does not hold, 2 when it cannot run.
+
+    ``command`` is ``parser(about)`` with options of the benchmark's own; they come in ``Options.more``.
+    """
+    arguments = (command or parser(about)).parse_args()
     # unwinds, so that temporary folders and child processes go too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if arguments.data is not None and not arguments.data.is_dir():
             raise BenchmarkError(f"--data: got {arguments.data}, allowed a folder")
         data = None if arguments.data is None else arguments.data.resolve()
-        result = measure(Options(quick=arguments.quick, data=data))
+        own = {key: value for key, value in vars(arguments).items() if key not in ("quick", "data")}
+        result = measure(Options(quick=arguments.quick, data=data, more=own))
     except BenchmarkError as error:
         print(f"benchmarks.{name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock import cli_scoring
+
 app = typer.Typer(
     name="penstock",
     help="Make, choose, tokenise and feed training data for language models.",
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
+quality_app = typer.Typer(help="Train quality classifiers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(quality_app, name="quality")
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="Override a key: a.b=value (YAML). May be given again.")]
@@ -268,6 +272,60 @@ def export(
 
 
 @app.command()
+def select(
+    pool: Annotated[str, typer.Argument(help="A run, a dataset, or files to choose from.", show_default=False)],
+    target: Annotated[list[str], typer.Option(help="Files of texts like those you want; again for more.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the selection.")],
+    by: Annotated[list[str], typer.Option(help="importance, diverse, loss, less, mona; again for more.")] = [],
+    fraction: Annotated[float | None, typer.Option(help="Share of the pool's documents.", metavar="SHARE")] = None,
+    count: Annotated[int | None, typer.Option(help="Documents to select.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to select.")] = None,
+    model: Annotated[str | None, typer.Option(help="Causal LM of less, mona and loss: a folder or a run.")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", help="A setting: METHOD.KEY=VALUE, embed.KEY=… or columns.text=NAME.")
+    ] = [],
+    tokenizer: Annotated[str | None, typer.Option(help="tokenizer.json, for a pool without token counts.")] = None,
+    overlap: Annotated[str, typer.Option(help="Pool rows that are in the target: drop or refuse.")] = "drop",
+    workers: Workers = None,
+    split_mb: SplitMB = 32.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run or be skipped, and why.")] = False,
+) -> None:
+    """Choose documents that are like a target set.
+
+    Every method scores the whole pool and chooses as much as is asked for; random and bm25 are always among them. The
+    table at the end compares them.
+    """
+    from penstock.selection import budget_of, check, plan, print_planned, print_selected, steps_of
+    from penstock.selection import select as choose
+    from penstock.terminal import Terminal
+
+    budget = budget_of(fraction, count, tokens)
+    made = plan(by, set_, model)
+    steps = steps_of(pool, target, made, budget, tokenizer=tokenizer, overlap=overlap)
+    split_bytes = int(split_mb * (1 << 20))
+    if dry_run:
+        print_planned(check(steps, out, split_bytes), out)
+        return
+    try:
+        with Terminal() as terminal:
+            result = choose(
+                steps,
+                out,
+                workers=workers,
+                reporter=terminal,
+                split_bytes=split_bytes,
+                max_dropped=made.max_dropped,
+            )
+    except KeyboardInterrupt:
+        typer.echo("penstock: interrupted; what is done is kept, run the same command again to resume", err=True)
+        raise typer.Exit(130) from None
+    print_selected(result)
+
+
+cli_scoring.add_to(app)
+
+
+@app.command()
 def report(
     recipe: RecipePath,
     set_: Set = [],
@@ -278,6 +336,25 @@ def report(
     from penstock.run import report_again
 
     typer.echo(report_again(Recipe.load(recipe, set_), out=out))
+
+
+@quality_app.command("train")
+def quality_train(
+    positive: Annotated[list[str], typer.Option(help="Files of good texts, as sources read them; again for more.")],
+    negative: Annotated[list[str], typer.Option(help="Files of poor texts; again for more.")],
+    out: Annotated[str, typer.Option(help="Folder of the classifier.")],
+    text_column: Annotated[str | None, typer.Option(help="Column of the text in files; default: text.")] = None,
+    rows: Annotated[int, typer.Option(min=20, help="Most documents a side.")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample and the held-out fifth.")] = 0,
+) -> None:
+    """Train a quality classifier on files.
+
+    For recipes: quality: {model: DIR}. A fifth of each side is held out, and measured.
+    """
+    from penstock.pipelines.criteria import train_quality
+    from penstock.terminal import print_trained
+
+    print_trained(train_quality(positive, negative, out, text_column=text_column, rows_per_side=rows, seed=seed))
 
 
 @recipe_app.command("schema")

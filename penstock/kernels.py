@@ -42,6 +42,11 @@ def inlined(function: _Function) -> _Function:
     return _compiled(function, inline="always")
 
 
+def summing(function: _Function) -> _Function:
+    """``kernel`` whose sums may be taken in any order, several terms at once: their last bits are the processor's."""
+    return _compiled(function, fastmath={"reassoc", "contract", "nsz"})
+
+
 def _compiled(function: _Function, **options: Any) -> _Function:
     folder = cache_folder()
     settings: Any = numba.config

@@ -27,6 +27,7 @@ from penstock.recipe_sections import (
     Feedback,
     Filters,
     Quality,
+    Scores,
     Section,
     Select,
     Sequences,
@@ -66,6 +67,8 @@ class Recipe(Section):
     """Groups of documents that speak of the same things, found by k-means over `embed`."""
     tokenizer: TokenizerSection = TokenizerSection()
     quality: Quality | None = None
+    scores: Scores = Scores()
+    """Scores beside `quality` and `language`, each a criterion for `select`."""
     select: Select | None = Select()
     """`null` takes every document once."""
     shard_mb: Annotated[float, Field(gt=0)] = 100.0

@@ -19,28 +19,25 @@ from penstock.selectors.language import LanguageFilter
 from penstock.selectors.licenses import LicenseFilter
 from penstock.selectors.minhash import MinHash
 from penstock.selectors.pii import PiiRules
+from penstock.selectors.proxies.config import SearchConfig
 from penstock.selectors.refinedweb import RefinedWebRules
 from penstock.selectors.repair import RepairEncoding
 from penstock.selectors.repeated import RepeatedLines, RepeatedParagraphs
+from penstock.selectors.scorers.base import Direction, declared
+from penstock.selectors.scorers.config import AskLLMConfig, ClassifierConfig, LmConfig, NamedClassifier, Ready
+from penstock.selectors.scorers.heuristic import HeuristicScore
+from penstock.selectors.scorers.perplexity import PerplexityModel, PerplexityScore
 from penstock.selectors.semantic import SemanticDuplicates
 from penstock.selectors.substring import RepeatedSubstrings
 from penstock.selectors.survivor import check_rule
 from penstock.sources.environment import EnvironmentSource
-from penstock.sources.files import FileEntry
+from penstock.sources.files import FileEntry, entries_of
 from penstock.sources.hub import HubEntry
 from penstock.sources.procedural import ProceduralSource
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-
-def _one_or_many(value: Any) -> Any:
-    """`files: a.jsonl`, `files: [a.jsonl, b.txt]` and full entries all mean a list of entries."""
-    value = [value] if isinstance(value, (str, dict)) else value
-    if isinstance(value, (list, tuple)):
-        return [{"path": v} if isinstance(v, str) else v for v in value]
-    return value
 
 
 def _data_sets(value: Any) -> Any:
@@ -67,7 +64,7 @@ class Source(Section):
     max_document_mb: Annotated[float, Field(gt=0)] = 64.0
     """Longer documents are dropped with the reason `too_large`."""
 
-    _paths = pydantic.field_validator("files", mode="before")(_one_or_many)
+    _paths = pydantic.field_validator("files", mode="before")(entries_of)
     _names = pydantic.field_validator("hub", mode="before")(_data_sets)
 
     @pydantic.model_validator(mode="after")
@@ -175,7 +172,7 @@ class Benchmark(Section):
     answer: str | None = None
     """Column of the answer, if there is one of text."""
 
-    _paths = pydantic.field_validator("files", mode="before")(_one_or_many)
+    _paths = pydantic.field_validator("files", mode="before")(entries_of)
 
 
 class Decontamination(Section):
@@ -232,7 +229,7 @@ class QualitySet(Section):
     files: tuple[FileEntry, ...] = ()
     environment: EnvironmentSource | None = None
 
-    _paths = pydantic.field_validator("files", mode="before")(_one_or_many)
+    _paths = pydantic.field_validator("files", mode="before")(entries_of)
 
     @pydantic.model_validator(mode="after")
     def _some(self) -> QualitySet:
@@ -244,20 +241,94 @@ class QualitySet(Section):
 
 
 class Quality(Section):
-    """A classifier trained from a positive and a negative set."""
+    """A classifier trained from a positive and a negative set, or one that is trained already."""
 
-    positive: QualitySet
+    positive: QualitySet | None = None
     negative: QualitySet = QualitySet(domains=("*",))
     rows_per_side: Annotated[int, Field(ge=20)] = 5000
     """Documents sampled per side."""
+    model: str | None = None
+    """Folder that `penstock quality train` wrote, in place of `positive` and `negative`."""
+
+    @pydantic.model_validator(mode="after")
+    def _one(self) -> Quality:
+        if (self.positive is None) == (self.model is None):
+            given = "neither positive nor model" if self.model is None else "both positive and model"
+            raise ValueError(f"got {given}, allowed one: a set to learn from, or the folder of a trained model")
+        return self
+
+
+class Perplexity(Section):
+    """An n-gram model of a reference set; lower is better."""
+
+    reference: QualitySet
+    """Documents of the kind you want; better not the corpus itself, which the model would know."""
+    unit: Literal["byte", "word"] = "byte"
+    order: int | None = None
+    """Symbols of the longest n-gram; by default 6 bytes or 3 words."""
+    prefix_bytes: int = 8192
+    """Bytes of a text that count."""
+
+    @property
+    def model(self) -> PerplexityModel:
+        return PerplexityModel(**self.model_dump(exclude={"reference"}))
+
+    @pydantic.model_validator(mode="after")
+    def _sized(self) -> Perplexity:
+        _ = self.model
+        return self
+
+
+# classifiers share the names of columns with these, whose scorers are other sections or steps
+_TAKEN = ("language", "quality", "group_similarity", "excess_loss", "heuristic", "perplexity", "askllm")
+
+
+class Scores(Section):
+    """Scores of every document beside `quality` and `language`; each is a criterion that `select` may name."""
+
+    heuristic: HeuristicScore | None = None
+    """How much a text looks like running prose; `{}` for the usual curves."""
+    perplexity: Perplexity | None = None
+    """How little a text surprises who knows a reference set."""
+    askllm: AskLLMConfig | None = None
+    """A language model's probability that a text is worth learning from."""
+    classifier: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], ClassifierConfig] = {}
+    """Sequence classifiers of Hugging Face; the name is the criterion's."""
+    lm: LmConfig | None = None
+    """Scores of one forward pass of a causal language model: `lm_loss`, `lm_entropy`, ..."""
+
+    @pydantic.model_validator(mode="after")
+    def _named(self) -> Scores:
+        for name in self.classifier:
+            if name in _TAKEN or name.startswith("lm_"):
+                raise ValueError(
+                    f"classifier.{name}: another scorer makes a criterion of this name, allowed any other; rename it"
+                )
+        return self
+
+    def settings(self) -> tuple[Any, ...]:
+        """Those that need no fit, in the order they run: see ``penstock.selectors.scorers.config``."""
+        ready = () if self.heuristic is None else (Ready(of=self.heuristic, libraries=("zstandard",)),)
+        models = tuple(one for one in (self.askllm, self.lm) if one is not None)
+        return (*ready, *(NamedClassifier(criterion=n, of=c) for n, c in sorted(self.classifier.items())), *models)
+
+    def directions(self) -> dict[str, Direction]:
+        """Criterion to the end of it that is good, of all that are made here."""
+        return declared((*self.settings(), *(() if self.perplexity is None else (PerplexityScore,))))
+
+    def undirected(self) -> tuple[str, ...]:
+        """Criteria made here of which no end is good by itself."""
+        known = self.directions()
+        columns = () if self.lm is None else self.lm.columns
+        return tuple(name for name in columns if name not in known)
 
 
 class Criterion(Section):
     """One score of the selection and how much it weighs."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
-    direction: Literal["higher", "lower"] = "higher"
-    """Which end of the score is wanted."""
+    direction: Literal["higher", "lower"] | None = None
+    """Which end of the score is wanted; `null` is the one that its scorer declares."""
 
 
 class Theta(Section):
@@ -269,6 +340,9 @@ class Theta(Section):
     omega: float | None = None
     eta: float | None = None
     eps: float | None = None
+    multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Factor of the expected copies, beside QuaDMix's own parameters; 1 by default. With `target_tokens` it moves the
+    domain's share alone."""
 
 
 class Select(Section):
@@ -297,6 +371,8 @@ class Select(Section):
     """Scale the expected copies to this many training tokens."""
     copy_cap: Annotated[float, Field(gt=0)] | None = None
     """Most expected copies of one document."""
+    search: SearchConfig | None = None
+    """Looks for weights, `lam`, `omega`, `eta` and `eps` of every domain by small models; those given are not used."""
 
     @pydantic.model_validator(mode="after")
     def _named(self) -> Select:
@@ -359,7 +435,9 @@ class Budgets(Section):
     grouped: float | None = None
     tokenizer: float | None = None
     quality: float | None = None
+    perplexity: float | None = None
     scored: float | None = None
+    search: float | None = None
     selection: float | None = None
     dataset: float | None = None
     sequences: float | None = None

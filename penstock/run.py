@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock.errors import ConfigError, OtherRecipeError
+from penstock.errors import ConfigError
 from penstock.lock import FolderLock
+from penstock.ownership import claim
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import Engine
 from penstock.recipe import Recipe
@@ -117,20 +118,9 @@ def check(
 
 def own_folder(recipe: Recipe, root: Folder, *, write: bool) -> None:
     """Refuse a folder that another recipe made; mark a new one as this recipe's."""
-    try:
-        owner = root.read_json("run.json").get("recipe")
-    except FileNotFoundError:
-        owner = None
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise OtherRecipeError(f"{root.url}: run.json is damaged ({error}); choose another --out") from error
-    if owner not in (None, recipe.name):
-        raise OtherRecipeError(
-            f"{root.url}: holds a run of recipe {owner!r}, got {recipe.name!r}; choose another --out, "
-            f"or delete the folder if that run is no longer wanted"
-        )
+    hint = "choose another --out, or delete the folder if that run is no longer wanted"
+    claim(root, recipe.name, write=write, hint=hint)
     if write:
-        if owner is None:
-            root.write_json("run.json", {"recipe": recipe.name})
         root.write_bytes("recipe.yaml", recipe.to_yaml().encode())
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from penstock.push import Pushed
     from penstock.recipe import Recipe
     from penstock.run import RunResult
+    from penstock.selectors.quality import QualityScore
     from penstock.storage import Folder
     from penstock.training.megatron import MegatronFiles
 
@@ -200,6 +201,21 @@ def print_exported(written: Sequence[MegatronFiles], console: Console | None = N
         prefix = plain(files.prefix, PATH_CHARACTERS)
         shown.add_row(prefix, f"{files.documents:,}", f"{files.tokens:,}", files.dtype)
     print_table(console, "Written", shown, whole=True)
+
+
+def print_trained(score: QualityScore, console: Console | None = None) -> None:
+    """What a quality classifier learned from and how it does on what was held out, on stdout."""
+    console = console or Console()
+    facts = score.facts()
+    shown = table(("side",), ("trained on", "held out"), ())
+    for side, rows in facts["rows"].items():
+        shown.add_row(side, f"{rows['train']:,}", f"{rows['held_out']:,}")
+    print_table(console, "Documents", shown, whole=True)
+    held_out = facts["held_out"]
+    say(console, f"held out: AUC {held_out['auc']:.4f}, accuracy {held_out['accuracy']:.4f}")
+    if not facts["converged"]:
+        say(console, "the solver stopped before it converged: rank by this score, its value is not settled")
+    say(console, "written: ", plain(score.path, PATH_CHARACTERS))
 
 
 def _budget(step: Step) -> str:

@@ -117,7 +117,8 @@ def test_weights_become_shares_and_domains_inherit_the_rest():
         "name: a\nsource: {files: x}\nselect:\n  criteria: {length: {weight: 3}, age: {weight: 1, direction: lower}}\n"
         "  omega: 0.5\n  domains: {news: {omega: 0.2, weights: {age: 2}}}\n"
     )
-    parameters = parameters_of(recipe.select)
+    known = {"length": "higher", "age": "higher"}
+    parameters = parameters_of(recipe.select, known)
     assert [(c.column, c.direction) for c in parameters.criteria] == [
         ("score.length", "higher"),
         ("score.age", "lower"),
@@ -129,7 +130,7 @@ def test_weights_become_shares_and_domains_inherit_the_rest():
         20.0,
     )
     with pytest.raises(ConfigError, match="are all 0"):
-        parameters_of(Recipe.parse(SMALL, ["select.criteria.length.weight=0"]).select)
+        parameters_of(Recipe.parse(SMALL, ["select.criteria.length.weight=0"]).select, known)
 
 
 @pytest.mark.parametrize("weight", [".nan", ".inf", "-1"])

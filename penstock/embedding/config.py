@@ -9,6 +9,32 @@ from urllib.parse import urlsplit
 from penstock.errors import ConfigError
 
 
+def check_server(where: str, url: str, model: str | None, api_key_env: str | None) -> None:
+    """Refuse what is no address of a server, no name of a model on it, or would put a key into a recipe.
+
+    Args:
+        where: how messages name the section.
+
+    Raises:
+        ConfigError: with what is allowed.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{where}.url: got {url!r}, allowed http:// or https:// and a host; end it with /v1")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            f"{where}.url: got an address with a user, a password, a query or a fragment, allowed none; give "
+            "the key by api_key_env, so that no manifest holds it"
+        )
+    if not model:
+        raise ConfigError(f"{where}.model: got nothing, allowed the model's name on the server; add it")
+    if api_key_env is not None and not api_key_env.isidentifier():
+        raise ConfigError(
+            f"{where}.api_key_env: got something that is no name of an environment variable, allowed letters, "
+            "digits and underscores; put the key into a variable and its name here"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A model of your own: a folder on disk (``path``) or an OpenAI-compatible server (``url`` and ``model``).
@@ -44,30 +70,12 @@ class ModelConfig:
         if self.path is not None and (self.model is not None or self.api_key_env is not None):
             raise ConfigError("embed.model: got model or api_key_env beside path, allowed beside url; leave them out")
         if self.url is not None:
-            self._check_url(self.url)
-            if not self.model:
-                raise ConfigError("embed.model.model: got nothing, allowed the model's name on the server; add it")
-        if self.api_key_env is not None and not self.api_key_env.isidentifier():
-            raise ConfigError(
-                "embed.model.api_key_env: got something that is no name of an environment variable, allowed letters, "
-                "digits and underscores; put the key into a variable and its name here"
-            )
+            check_server("embed.model", self.url, self.model, self.api_key_env)
         for name in ("batch_size", "concurrency", "attempts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"embed.model.{name}: got {getattr(self, name)}, allowed >= 1; the default is good")
         if not 0 < self.timeout < float("inf"):
             raise ConfigError(f"embed.model.timeout: got {self.timeout}, allowed seconds above 0; 60 is the default")
-
-    @staticmethod
-    def _check_url(url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"embed.model.url: got {url!r}, allowed http:// or https:// and a host; end it with /v1")
-        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ConfigError(
-                "embed.model.url: got an address with a user, a password, a query or a fragment, allowed none; give "
-                "the key by api_key_env, so that no manifest holds it"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

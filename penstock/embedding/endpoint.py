@@ -33,12 +33,12 @@ PROBE = (
     "The court dismissed the appeal.",
     "Two plus two is four.",
 )
-_AGAIN = {408, 409, 425, 429}
-_TEXT_AT_FAULT = {400, 413, 422}
+AGAIN = {408, 409, 425, 429}
+AT_FAULT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 
 
-class _TryAgain(Exception):
+class TryAgain(Exception):
     """A request that may work later; ``wait`` is what the server asked for, in seconds."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
@@ -46,7 +46,7 @@ class _TryAgain(Exception):
         self.wait = wait
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A request that the server refuses for what it holds."""
 
 
@@ -99,13 +99,13 @@ class Endpoint:
         """
         try:
             return normalised(self._request(list(PROBE)))
-        except _Refused as error:
+        except Refused as error:
             raise InputError(f"{self._where}: a plain sentence was refused ({error}); check embed.model") from error
 
     def _embed(self, texts: list[str]) -> Vectors:
         try:
             return normalised(self._request(texts))
-        except _Refused:
+        except Refused:
             if len(texts) == 1:
                 return np.zeros((1, self.dimensions), dtype=np.float32)
             half = len(texts) // 2
@@ -116,15 +116,7 @@ class Endpoint:
         return f"embedding server {self.url}, model {self.model}"
 
     def _headers(self) -> dict[str, str]:
-        if self.api_key_env is None:
-            return {}
-        key = os.environ.get(self.api_key_env)
-        if not key:
-            raise ConfigError(
-                f"embed.model.api_key_env: the environment variable {self.api_key_env} is not set, allowed one that "
-                "holds the API key; export it where penstock and its workers run"
-            )
-        return {"Authorization": f"Bearer {key}"}
+        return key_headers("embed.model", self.api_key_env)
 
     def _request(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
         import tenacity
@@ -137,12 +129,12 @@ class Endpoint:
         trying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=wait,
-            retry=tenacity.retry_if_exception_type(_TryAgain),
+            retry=tenacity.retry_if_exception_type(TryAgain),
             reraise=True,
         )
         try:
             vectors: np.ndarray[Any, np.dtype[np.float64]] = trying(self._once, texts)
-        except _TryAgain as error:
+        except TryAgain as error:
             raise InputError(
                 f"{self._where}: {error} after {self.attempts} attempts; start the server, or lower concurrency and "
                 "batch_size; what is done is kept, so run again to resume"
@@ -159,15 +151,15 @@ class Endpoint:
         except httpx.InvalidURL as error:
             raise InputError(f"{self._where}: {error}; check embed.model.url") from error
         except httpx.TransportError as error:
-            raise _TryAgain(f"no answer ({type(error).__name__}: {error})") from error
+            raise TryAgain(f"no answer ({type(error).__name__}: {error})") from error
         status = answer.status_code
-        if status in _AGAIN or status >= 500:
-            raise _TryAgain(f"status {status} ({_excerpt(answer)})", _retry_after(answer))
-        if status in _TEXT_AT_FAULT:
-            raise _Refused(f"status {status}: {_excerpt(answer)}")
+        if status in AGAIN or status >= 500:
+            raise TryAgain(f"status {status} ({excerpt(answer)})", retry_after(answer))
+        if status in AT_FAULT:
+            raise Refused(f"status {status}: {excerpt(answer)}")
         if status != 200:
             mend = {401: "the API key", 403: "the API key", 404: "url (it ends with /v1) and model"}.get(status, "url")
-            raise InputError(f"{self._where}: got status {status} ({_excerpt(answer)}), allowed 200; check {mend}")
+            raise InputError(f"{self._where}: got status {status} ({excerpt(answer)}), allowed 200; check {mend}")
         return self._vectors(answer.content, len(texts))
 
     def _vectors(self, content: bytes, expected: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -190,12 +182,30 @@ class Endpoint:
         return vectors
 
 
-def _excerpt(answer: Any) -> str:
+def key_headers(where: str, api_key_env: str | None) -> dict[str, str]:
+    """The header with the API key, from its environment variable; none where the server wants none.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    if api_key_env is None:
+        return {}
+    key = os.environ.get(api_key_env)
+    if not key:
+        raise ConfigError(
+            f"{where}.api_key_env: the environment variable {api_key_env} is not set, allowed one that "
+            "holds the API key; export it where penstock and its workers run"
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def excerpt(answer: Any) -> str:
     """The beginning of an error's text, on one line; servers send whole pages."""
     return " ".join(answer.text[:200].split())
 
 
-def _retry_after(answer: Any) -> float | None:
+def retry_after(answer: Any) -> float | None:
+    """Seconds that the server asks to be waited, where it says."""
     try:
         return max(0.0, float(answer.headers["Retry-After"]))
     except (KeyError, ValueError):  # none, or a date

@@ -10,6 +10,7 @@ an equal sha256.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +22,18 @@ from penstock.dataset import Dataset, FileEntry, TableEntry, hash_json, read_par
 from penstock.errors import DatasetError
 from penstock.pipelines.passes import PartWriter, Split
 from penstock.selectors.quality import QualityScore
-from penstock.step import Built, Context, Settings, Step
+from penstock.selectors.scorers.perplexity import PerplexityScore
+from penstock.sources.base import InputFile
+from penstock.step import Built, Context, Settings, Step, library_versions
 from penstock.storage import Folder
 from penstock.tokenization import metrics
 from penstock.tokenization.encode import Encode
+
+
+def input_file(path: Path) -> InputFile:
+    """A local file as sources describe theirs."""
+    stat = path.stat()
+    return InputFile(str(path), path.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 @dataclass(frozen=True)
@@ -208,6 +217,7 @@ class Annotate:
     dropped: str
 
     def __call__(self, split: Split, out: PartWriter) -> None:
+        scores = [c for work in self.works for c in work.adds if c.startswith("score.")]
         for batch in read_part(self.parent, split.payload.file):
             out.count(rows_in=batch.num_rows)
             result = rowwork.apply(self.works, batch, dropped=self.dropped)
@@ -218,6 +228,8 @@ class Annotate:
                     "domains": domain_stats(result.batch),
                     "tokens": tokens_by_domain(result.batch),
                     "figures": tokenizer_figures(result.batch),
+                    "no_score": {c: result.batch[c].null_count for c in scores if result.batch[c].null_count},
+                    "failed": result.edits,
                 }
             )
             out.write("documents", result.batch)
@@ -242,16 +254,44 @@ class Scored(Step):
 
     revision = 1
     libraries = ("tokenizers",)
+    modules = ("penstock.selectors.scorers.config",)  # its settings become scorers here
 
     def __init__(
-        self, name: str, documents: str, tokenizer: str, quality: str | None = None, budget: float | None = None
+        self,
+        name: str,
+        documents: str,
+        tokenizer: str,
+        quality: str | None = None,
+        budget: float | None = None,
+        *,
+        perplexity: str | None = None,
+        scorers: tuple[Any, ...] = (),
     ) -> None:
-        self.name, self.budget, self.quality = name, budget, quality
-        self.parents = (documents, tokenizer) if quality is None else (documents, tokenizer, quality)
+        """
+        Args:
+            quality, perplexity: names of the steps that fitted these scorers.
+            scorers: settings of those that need no fit (``penstock.selectors.scorers.config``).
+        """
+        self.name, self.budget, self.scorers = name, budget, scorers
+        self.fitted_scorers: dict[str, Any] = {}  # step to the scorer that reads what it made
+        for step, scorer in ((quality, QualityScore), (perplexity, PerplexityScore)):
+            if step is not None:
+                self.fitted_scorers[step] = scorer
+        self.parents = (documents, tokenizer, *self.fitted_scorers)
 
     def config(self) -> dict[str, Any]:
-        works = (TextBytes, Encode, *((QualityScore,) if self.quality else ()))
-        return {"works": {work.name: work.revision for work in works}}
+        works = (TextBytes, Encode, *self.fitted_scorers.values())
+        libraries = sorted({name for scorer in self.scorers for name in scorer.libraries})
+        scorers = {"scorers": [s.said() for s in self.scorers], "libraries": library_versions(libraries)}
+        return {"works": {work.name: work.revision for work in works}} | (scorers if self.scorers else {})
+
+    def inputs(self, settings: Settings) -> dict[str, str]:
+        """Files of the scorers' models, by scorer and name, each with a digest of its bytes."""
+        return {
+            f"{place}:{file.name}": settings.fingerprint(input_file(file))
+            for place, scorer in enumerate(self.scorers)
+            for file in scorer.files()
+        }
 
     def build(self, context: Context) -> Built:
         documents, tokenizer = (context.parents[name] for name in self.parents[:2])
@@ -260,12 +300,18 @@ class Scored(Step):
             TextBytes(),
             Encode(tokenizer_file=tokenizer.artifact("tokenizer.json"), sha256=file.sha256),
         ]
-        if self.quality is not None:
-            quality = context.parents[self.quality]
-            model = quality.manifest.stats["model"]
-            works.append(QualityScore(path=quality.folder.join(model["path"]), digest=model["digest"]))
+        models = {}
+        for name, kind in self.fitted_scorers.items():
+            made = context.parents[name]
+            model = made.manifest.stats["model"]
+            works.append(kind(path=made.folder.join(model["path"]), digest=model["digest"]))
+            models[kind.name] = model["digest"]
+        works += [scorer.scorer() for scorer in self.scorers]
         work = Annotate(documents.folder, tuple(works), context.settings.dropped)
-        model = None if self.quality is None else context.parents[self.quality].manifest.stats["model"]["digest"]
-        reuse = {"works": self.config()["works"], "tokenizer": file.sha256, "quality": model}
+        reuse = self.config() | {"tokenizer": file.sha256, "models": models, "files": self.inputs(context.settings)}
         receipts = context.run("annotate", work, part_splits(documents.table("documents")), reuse=reuse)
-        return context.collect(receipts, "documents")
+        built = context.collect(receipts, "documents")
+        for name, reasons in built.stats.get("failed", {}).items():
+            said = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(reasons.items()))
+            context.reporter.warn(f"{self.name}: {sum(reasons.values()):,} texts have no score of {name} ({said})")
+        return built

@@ -1,7 +1,7 @@
 """Global facts as passes: summarise every part, merge in any order, fit once.
 
 ``fit_over`` is the whole idea: a summary of each part is written beside it as a small table; the
-driver merges one at a time, so its memory is one summary whatever the number of parts.
+driver merges equal numbers of parts together, so its memory is a few summaries whatever the number of parts.
 
 The tokenizer step samples the train split, trains a byte-level BPE and publishes ``tokenizer.json``.
 The quality step samples a positive and a negative set and publishes a classifier.
@@ -9,7 +9,7 @@ The quality step samples a positive and a negative set and publishes a classifie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,15 +42,36 @@ def write_summary(out: PartWriter, summary: Any) -> None:
     out.file("summary", write, "parquet", table.num_rows, table.schema)
 
 
+def merge_all(summaries: Iterable[Any]) -> Any:
+    """The sum of summaries; None without any.
+
+    Those made of equally many are merged first: one after the other would touch what is there once for each, n * n in
+    all, where this takes n log n. At most log n are held.
+    """
+    held: list[tuple[int, Any]] = []
+    for summary in summaries:
+        level = 0
+        while held and held[-1][0] == level:
+            summary = held.pop()[1].merge(summary)
+            level += 1
+        held.append((level, summary))
+    merged: Any = None
+    while held:
+        one = held.pop()[1]
+        merged = one if merged is None else one.merge(merged)
+    return merged
+
+
 def merge_summaries(folder: Folder, receipts: Sequence[Receipt], kind: Any) -> Any:
     """The merged summary of all splits; None when no split wrote one."""
-    merged: Any = None
-    for receipt in receipts:
-        if "summary" in receipt.parts:
-            with folder.open_read(receipt.parts["summary"].file.path) as file:
-                summary = kind.from_table(pq.read_table(file))
-            merged = summary if merged is None else merged.merge(summary)
-    return merged
+
+    def read() -> Iterator[Any]:
+        for receipt in receipts:
+            if "summary" in receipt.parts:
+                with folder.open_read(receipt.parts["summary"].file.path) as file:
+                    yield kind.from_table(pq.read_table(file))
+
+    return merge_all(read())
 
 
 @dataclass(frozen=True)
@@ -64,17 +85,16 @@ class Summarise:
     only: str | None = None
 
     def __call__(self, split: Split, out: PartWriter) -> None:
-        piece: PartSplit = split.payload
-        merged: Any = None
+        merged = merge_all(self._summaries(split.payload))
+        if merged is not None:
+            write_summary(out, merged)
+
+    def _summaries(self, piece: PartSplit) -> Iterator[Any]:
         columns = tuple(dict.fromkeys((*self.columns, "split") if self.only else self.columns))
         for batch in read_part(self.parent, piece.file, columns):
             if self.only is not None:
                 batch = batch.filter(pc.equal(batch["split"], self.only))
-            batch = rowwork.apply(self.works, batch).batch
-            summary = self.summarise(batch)
-            merged = summary if merged is None else merged.merge(summary)
-        if merged is not None:
-            write_summary(out, merged)
+            yield self.summarise(rowwork.apply(self.works, batch).batch)
 
 
 def fit_over(
@@ -146,26 +166,28 @@ class Tokenizer(Step):
 
 @dataclass(frozen=True)
 class SampleSide:
-    """Sample the rows of a part that belong to a side of the quality classifier."""
+    """Summarise the rows of a part that belong to a side of the quality classifier, or to one reference set."""
 
     parent: Folder
     positive: tuple[str, ...]
     negative: tuple[str, ...]
-    classifier: QualityClassifier
+    classifier: Any  # a QualityClassifier, or what learns from the positive side alone
 
     def __call__(self, split: Split, out: PartWriter) -> None:
-        merged: Any = None
-        for batch in read_part(self.parent, split.payload.file, self.classifier.reads):
+        merged = merge_all(self._summaries(split.payload))
+        if merged is not None:
+            write_summary(out, merged)
+
+    def _summaries(self, piece: PartSplit) -> Iterator[Any]:
+        columns = tuple(dict.fromkeys((*self.classifier.reads, "domain")))
+        for batch in read_part(self.parent, piece.file, columns):
             for side, own, other in (
                 ("positive", self.positive, self.negative),
                 ("negative", self.negative, self.positive),
             ):
                 if own:
                     rows = batch.filter(_member(batch["domain"], own, other))
-                    summary = self.classifier.summarise(_as_side(rows, side))
-                    merged = summary if merged is None else merged.merge(summary)
-        if merged is not None:
-            write_summary(out, merged)
+                    yield self.classifier.summarise(_as_side(rows, side))
 
 
 def _member(domain: pa.Array, own: tuple[str, ...], other: tuple[str, ...]) -> pa.Array:
@@ -181,7 +203,7 @@ def _as_side(rows: pa.RecordBatch, side: str) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class SampleSource:
-    """Sample a source that is one side of the quality classifier, cleaned as the corpus is.
+    """Summarise a source that is one side of the quality classifier, or a reference set, cleaned as the corpus is.
 
     Rows whose content falls into validation or test are left out: the split hashes the content, so a text
     that the corpus holds out is held out here too.
@@ -190,17 +212,26 @@ class SampleSource:
     sources: tuple[Any, ...]
     side: str
     works: tuple[Any, ...]
-    classifier: QualityClassifier
+    classifier: Any
 
     def __call__(self, split: Split, out: PartWriter) -> None:
-        source = next(s for s in self.sources if s.name == split.payload.source)
-        merged: Any = None
-        for rows in source.read(split.payload, dropped="ids"):
-            batch = rowwork.apply(self.works, rows.documents, dropped="ids").batch
-            summary = self.classifier.summarise(_as_side(batch, self.side))
-            merged = summary if merged is None else merged.merge(summary)
+        merged = merge_all(self._summaries(split.payload))
         if merged is not None:
             write_summary(out, merged)
+
+    def _summaries(self, piece: Any) -> Iterator[Any]:
+        source = next(s for s in self.sources if s.name == piece.source)
+        for rows in source.read(piece, dropped="ids"):
+            batch = rowwork.apply(self.works, rows.documents, dropped="ids").batch
+            yield self.classifier.summarise(_as_side(batch, self.side))
+
+
+def adopted(context: Context, score: Any) -> Built:
+    """What the step of a fitted scorer is committed as: its artifact, and what the fit found."""
+    built = Built(stats={"model": {"path": context.adopt(score.path).path, "digest": score.digest}})
+    built.stats["facts"] = score.facts()
+    built.artifacts |= context.adopt_artifact(score.path)
+    return built
 
 
 _NAMED = 12  # domains listed in a message
@@ -278,11 +309,7 @@ class QualityStep(Step):
         if merged is None:
             raise DatasetError(f"{self.name}: neither set has a row; look at quality.positive and quality.negative")
         self._check_sides(merged, parent)
-        score = self.classifier.fit(merged, context.folder.join(context.prefix))
-        built = Built(stats={"model": {"path": context.adopt(score.path).path, "digest": score.digest}})
-        built.stats["facts"] = score.facts()
-        built.artifacts |= context.adopt_artifact(score.path)
-        return built
+        return adopted(context, self.classifier.fit(merged, context.folder.join(context.prefix)))
 
     def _check_sides(self, sample: BottomK, parent: Dataset) -> None:
         """Say in the recipe's words which side has too few documents."""

@@ -9,11 +9,12 @@ documents -> deduplicated -> tokenizer ─┐
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from penstock.errors import ConfigError
+from penstock.pipelines.criteria import PerplexityStep, TrainedQuality
 from penstock.pipelines.decontaminate import BenchmarkFiles, Benchmarks, Decontaminated
 from penstock.pipelines.deduplicate import Deduplicated
 from penstock.pipelines.documents import Documents, Scored
@@ -21,6 +22,7 @@ from penstock.pipelines.embed import Embedded, EmbedderStep
 from penstock.pipelines.fit import QualityStep, Tokenizer
 from penstock.pipelines.group import Grouped, Groups
 from penstock.pipelines.publish import Published
+from penstock.pipelines.search import Search
 from penstock.pipelines.select import Selection, with_feedback
 from penstock.pipelines.sequences import PackedSequences
 from penstock.pipelines.trim import Trimmed
@@ -30,10 +32,13 @@ from penstock.seeding import derive
 from penstock.selectors.benchmark_index import IndexSettings
 from penstock.selectors.decontaminate import Decontaminate
 from penstock.selectors.exact import ExactDuplicates
+from penstock.selectors.kmeans import SIMILARITY
 from penstock.selectors.language import LanguageId
 from penstock.selectors.normalise import Normalise, NotEmpty
 from penstock.selectors.quadmix import Criterion, DomainParameters, QuaDMixParameters
+from penstock.selectors.quality import QualityScore
 from penstock.selectors.scope import except_domains
+from penstock.selectors.scorers.base import PREFIX, Direction, declared
 from penstock.selectors.splits import AssignSplit
 from penstock.sources.files import FileSource
 from penstock.step import Step
@@ -91,8 +96,38 @@ def row_work(recipe: Recipe) -> tuple[Any, ...]:
     return tuple(works)
 
 
-def parameters_of(select: Select) -> QuaDMixParameters:
-    """The recipe's selection as QuaDMix parameters; weights are normalised to sum to one."""
+def directions_of(recipe: Recipe) -> dict[str, Direction | None]:
+    """Every criterion that this recipe makes, and the end of it that is good; None where its scorer names none."""
+    known: dict[str, Direction | None] = dict(declared([LanguageId]))
+    if recipe.quality is not None:
+        known |= declared([QualityScore])
+    if recipe.group is not None:
+        known[SIMILARITY.removeprefix(PREFIX)] = "higher"
+    return known | recipe.scores.directions() | dict.fromkeys(recipe.scores.undirected())
+
+
+def parameters_of(select: Select, known: Mapping[str, Direction | None]) -> QuaDMixParameters:
+    """The recipe's selection as QuaDMix parameters; weights are normalised to sum to one.
+
+    Args:
+        known: ``directions_of`` the recipe.
+
+    Raises:
+        ConfigError: a criterion that nothing makes, or one without a direction.
+    """
+    for name, criterion in select.criteria.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"select.criteria: got {name}, allowed {', '.join(sorted(known))}; {hint}add the section of scores "
+                "that makes it, or remove it"
+            )
+        if criterion.direction is None and known[name] is None:
+            raise ConfigError(
+                f"select.criteria.{name}.direction: got none for a score of which no end is good by itself, allowed "
+                "higher or lower; say which you want"
+            )
 
     def alpha(weights: dict[str, float]) -> tuple[float, ...]:
         total = sum(weights.get(name, 0.0) for name in select.criteria)
@@ -108,7 +143,10 @@ def parameters_of(select: Select) -> QuaDMixParameters:
         return DomainParameters(alpha=alpha(own if of.weights is None else of.weights), **values)
 
     return QuaDMixParameters(
-        criteria=tuple(Criterion(column=f"score.{n}", direction=c.direction) for n, c in select.criteria.items()),
+        criteria=tuple(
+            Criterion(column=PREFIX + name, direction=criterion.direction or known[name] or "higher")
+            for name, criterion in select.criteria.items()
+        ),
         default=theta(Theta()),
         domains=tuple((name, theta(of)) for name, of in sorted(select.domains.items())),
         eta_mode=select.eta_mode,
@@ -174,6 +212,34 @@ def decontamination(recipe: Recipe, corpus: str) -> list[Step]:
         Benchmarks("benchmarks", files, index, recipe.budgets.benchmarks),
         Decontaminated("decontaminated", corpus, "benchmarks", work, recipe.budgets.decontaminated),
     ]
+
+
+def searching(recipe: Recipe, box: QuaDMixParameters | None) -> list[Step]:
+    """The step that looks for the parameters of the selection, where the recipe has one."""
+    search = None if recipe.select is None else recipe.select.search
+    if search is None or box is None:
+        return []
+    source = None
+    if search.target.files:
+        source = FileSource(name="target", entries=search.target.files, on_bad_file=recipe.source.on_bad_file)
+    elif not recipe.splits.validation:
+        raise ConfigError(
+            "select.search.target.domains: losses are taken on their validation split, which splits.validation 0 "
+            "leaves empty; raise it, or give target.files"
+        )
+    seed, works = derive(recipe.seed, "search"), cleaning(recipe)
+    step = Search(
+        "search",
+        "scored",
+        "tokenizer",
+        search,
+        box,
+        source=source,
+        works=works,
+        seed=seed,
+        budget=recipe.budgets.search,
+    )
+    return [step]
 
 
 def deduplicated(recipe: Recipe, assign: AssignSplit) -> Step:
@@ -259,7 +325,9 @@ def all_steps(recipe: Recipe) -> list[Step]:
             budgets.tokenizer,
         )
     )
-    if recipe.quality is not None:
+    if recipe.quality is not None and recipe.quality.model is not None:
+        steps.append(TrainedQuality("quality", recipe.quality.model, budgets.quality))
+    elif recipe.quality is not None and recipe.quality.positive is not None:
         positive, negative = recipe.quality.positive, recipe.quality.negative
         steps.append(
             QualityStep(
@@ -274,17 +342,53 @@ def all_steps(recipe: Recipe) -> list[Step]:
                 budget=budgets.quality,
             )
         )
-    quality = "quality" if recipe.quality is not None else None
-    steps.append(Scored("scored", corpus, "tokenizer", quality, budgets.scored))
-    parameters = None if recipe.select is None else parameters_of(recipe.select)
+    if recipe.scores.perplexity is not None:
+        reference = recipe.scores.perplexity.reference
+        steps.append(
+            PerplexityStep(
+                "perplexity",
+                corpus,
+                reference=(reference.domains, set_sources("reference", reference, recipe)),
+                works=cleaning(recipe),
+                assign=assign,
+                model=recipe.scores.perplexity.model,
+                budget=budgets.perplexity,
+            )
+        )
+    steps.append(
+        Scored(
+            "scored",
+            corpus,
+            "tokenizer",
+            "quality" if recipe.quality is not None else None,
+            budgets.scored,
+            perplexity="perplexity" if recipe.scores.perplexity is not None else None,
+            scorers=recipe.scores.settings(),
+        )
+    )
+    parameters = None if recipe.select is None else parameters_of(recipe.select, directions_of(recipe))
+    steps += searching(recipe, parameters)
+    search = "search" if steps[-1].name == "search" else None
     for number in range(1, recipe.rounds + 1):
         last = f"model-{number - 1}" if number > 1 else None
         wanted = parameters
-        if last is not None and parameters is not None:
-            wanted = with_feedback(parameters, recipe.feedback.weight, recipe.feedback.direction)
+        feedback = None if last is None else (recipe.feedback.weight, recipe.feedback.direction)
+        if feedback is not None and parameters is not None:
+            wanted = with_feedback(parameters, *feedback)
         selection, dataset, sequences = f"selection-{number}", f"dataset-{number}", f"sequences-{number}"
         # one seed for all rounds: a document's coin stays, so what moves is what the scores moved
-        steps.append(Selection(selection, "scored", wanted, derive(seed, "select"), last, budgets.selection))
+        steps.append(
+            Selection(
+                selection,
+                "scored",
+                wanted,
+                derive(seed, "select"),
+                last,
+                budgets.selection,
+                search=search,
+                feedback=feedback if search is not None else None,
+            )
+        )
         title = f"{recipe.name} (round {number})" if recipe.rounds > 1 else recipe.name
         published = (dataset, "scored", selection, title, int(recipe.shard_mb * MB), budgets.dataset)
         steps.append(Published(*published, said=recipe.card.said()))

@@ -11,9 +11,12 @@ by position.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +27,7 @@ from penstock.errors import DatasetError
 from penstock.pipelines.documents import config_of, part_splits
 from penstock.pipelines.fit import Summarise, fit_over, rowwork_layout
 from penstock.pipelines.passes import PartWriter, Split
+from penstock.pipelines.search import ARTIFACT, parameters_in
 from penstock.selectors.feedback import SignalScore
 from penstock.selectors.histogram import TokenHistogram
 from penstock.selectors.quadmix import (
@@ -55,7 +59,7 @@ class Sample:
             result = rowwork.apply(self.works, batch)
             out.applied(result)
             out.count(rows_in=batch.num_rows, kept=result.batch.num_rows)
-            out.add_stats({"domains": by_domain(result.batch)})
+            out.add_stats({"domains": by_domain(result.batch), "criteria": by_criterion(result.batch)})
             out.write("selection", result.batch.select(list(self.kept)))
 
 
@@ -75,6 +79,33 @@ def by_domain(batch: pa.RecordBatch) -> dict[str, dict[str, dict[str, int]]]:
     out: dict[str, dict[str, dict[str, int]]] = {}
     for row in table.group_by(["split", "domain"]).aggregate([(n, "sum") for n in names]).to_pylist():
         out.setdefault(row["split"], {})[row["domain"]] = {n: row[f"{n}_sum"] for n in names}
+    return out
+
+
+SCORE_STEP = 1e-4  # sums of scores are integers of this step, so that they commute
+
+
+def by_criterion(batch: pa.RecordBatch) -> dict[str, dict[str, dict[str, int]]]:
+    """Per domain and score of the train split: rows that are kept and lost, and the sums of their scores in steps.
+
+    ``none_rows`` counts rows without a score. Scores beyond 1e9 count as 1e9.
+    """
+    train = batch.filter(pc.equal(batch["split"], "train"))
+    side = pc.if_else(pc.greater(train["copies"], 0), "kept", "lost")
+    out: dict[str, dict[str, dict[str, int]]] = {}
+    for column in (name for name in train.schema.names if name.startswith("score.")):
+        score = train[column].cast(pa.float64())
+        value = np.clip(score.fill_null(0.0).to_numpy(zero_copy_only=False), -1e9, 1e9)
+        steps = np.rint(value / SCORE_STEP).astype(np.int64)
+        rows = pa.table(
+            {"domain": train["domain"], "side": pc.if_else(score.is_valid(), side, "none"), "steps": pa.array(steps)}
+        )
+        sums = rows.group_by(["domain", "side"], use_threads=False).aggregate([("steps", "sum"), ("steps", "count")])
+        for row in sums.to_pylist():
+            found = out.setdefault(row["domain"], {}).setdefault(column, {})
+            found[f"{row['side']}_rows"] = row["steps_count"]
+            if row["side"] != "none":
+                found[f"{row['side']}_steps"] = row["steps_sum"]
     return out
 
 
@@ -105,17 +136,30 @@ class Selection(Step):
         seed: int,
         signals: str | None = None,
         budget: float | None = None,
+        *,
+        search: str | None = None,
+        feedback: tuple[float, str] | None = None,
     ) -> None:
-        """``signals`` names the training step whose signals are a criterion; without parameters all is taken once."""
-        self.name, self.parents = name, (scored,) if signals is None else (scored, signals)
+        """
+        Args:
+            parameters: without them all is taken once.
+            signals: names the training step whose signals are a criterion of the parameters.
+            search: names the step that found parameters, which take the place of the given ones.
+            feedback: weight and direction of the signals among the criteria of what was found.
+        """
+        self.name, self.parents = name, tuple(n for n in (scored, signals, search) if n is not None)
         self.parameters, self.seed, self.signals, self.budget = parameters, seed, signals, budget
+        self.search, self.feedback = search, feedback
 
     def config(self) -> dict[str, Any]:
         if self.parameters is None:
             return {"parameters": None, "works": {OneCopy.name: OneCopy.revision}}
         works = (CriterionHistograms, MergedScore, MergedHistograms, QuaDMixSample, SignalScore)
+        found = {} if self.search is None else {"search": self.search, "feedback": self.feedback}
         return {
-            "parameters": config_of(self.parameters),
+            # found ones are known by the digest of the search
+            "parameters": config_of(self.parameters) if self.search is None else None,
+            **found,
             "seed": self.seed,
             "signals": self.signals,
             "works": {work.name: work.revision for work in works},
@@ -129,28 +173,29 @@ class Selection(Step):
             return context.collect(
                 context.run("sample", everything, part_splits(table), reuse=self.config()), "selection"
             )
+        parameters = self.parameters if self.search is None else self._found(context, self.search)
         home = context.folder.join(context.prefix)
         before: tuple[Any, ...] = ()
         made: list[str] = []
         if self.signals is not None:
             before = (self._signal_score(context, made),)
         added = {c for w in before for c in w.adds}
-        columns = (*COLUMNS, *(c.column for c in self.parameters.criteria if c.column not in added))
+        columns = (*COLUMNS, *(c.column for c in parameters.criteria if c.column not in added))
         absent = [c for c in columns if c not in table.columns]
         if absent:
             raise DatasetError(
                 f"{self.name}: {', '.join(absent)} not in {scored.folder.url}; add the step that scores it"
             )
 
-        criteria = CriterionHistograms(parameters=self.parameters)
+        criteria = CriterionHistograms(parameters=parameters)
         counted = Summarise(scored.folder, columns, criteria.summarise, before)
         merge = criteria.fit(fit_over(context, "criteria", table, counted, TokenHistogram), home)
-        ranks = MergedHistograms(parameters=self.parameters, seed=self.seed)
+        ranks = MergedHistograms(parameters=parameters, seed=self.seed)
         counted = Summarise(scored.folder, columns, ranks.summarise, (*before, merge))
         sample = ranks.fit(fit_over(context, "ranks", table, counted, TokenHistogram), home)
 
         works = (*before, merge, sample)
-        scores = tuple(c.column for c in self.parameters.criteria)
+        scores = tuple(c.column for c in parameters.criteria)
         kept = (*KEPT, *scores, *sample.adds)
         work = Sample(scored.folder, columns, works, kept)
         receipts = context.run("sample", work, part_splits(table, rowwork_layout(works)))
@@ -158,13 +203,20 @@ class Selection(Step):
         facts = sample.facts()
         built.stats["budget_factor"] = facts["budget_factor"]
         built.stats["expected_tokens"] = facts["expected_tokens"]
-        built.stats["warnings"] = list(facts["warnings"])
-        for warning in facts["warnings"]:
+        built.stats["theta"] = theta_by_domain(parameters, [f["domain"] for f in facts["domains"]])
+        built.stats["warnings"] = [*merge.facts()["warnings"], *facts["warnings"]]
+        for warning in built.stats["warnings"]:
             context.reporter.warn(f"{self.name}: {warning}")
         made += [merge.path, sample.path]
         for path in made:
             built.artifacts |= context.adopt_artifact(path)
         return built
+
+    def _found(self, context: Context, search: str) -> QuaDMixParameters:
+        """The parameters of the search, with the signals as one more criterion where there are some."""
+        found = context.parents[search]
+        parameters = parameters_in(json.loads(found.folder.read_bytes(found.manifest.artifacts[ARTIFACT].path)))
+        return parameters if self.feedback is None else with_feedback(parameters, *self.feedback)
 
     def _signal_score(self, context: Context, made: list[str]) -> SignalScore:
         """Aggregate the signals to one row a document and hand them to the annotator."""
@@ -178,6 +230,16 @@ class Selection(Step):
         path = context.folder.join(entry.path)
         made.append(path)
         return SignalScore(path=path, digest=entry.sha256)
+
+
+def theta_by_domain(parameters: QuaDMixParameters, domains: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The parameters in force in every domain as JSON values; ``weights`` of the criteria by column."""
+    columns = [criterion.column for criterion in parameters.criteria]
+    out = {}
+    for domain in domains:
+        values = asdict(parameters.of(domain))
+        out[domain] = {"weights": dict(zip(columns, values.pop("alpha"), strict=True)), **values}
+    return out
 
 
 def with_feedback(parameters: QuaDMixParameters, weight: float, direction: str) -> QuaDMixParameters:

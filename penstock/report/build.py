@@ -30,6 +30,7 @@ from penstock.recipe import Recipe
 from penstock.report import record as rec
 from penstock.report.changes import change_between
 from penstock.report.samples import CLEANING, dropped_samples, kept_samples
+from penstock.report.selection import search_record, selection_record
 from penstock.report.training import training_record
 from penstock.run import read_timings
 from penstock.step import Step, StepResult, library_versions
@@ -134,6 +135,10 @@ def build_record(
         groups=_groups_found(manifests),
         map=_map(root, manifests),
         distributions=tuple(_distributions(manifests, rounds)),
+        selections=tuple(
+            found for n in rounds if (found := selection_record(root, manifests[f"selection-{n}"], n)) is not None
+        ),
+        search=search_record(root, manifests["search"]) if "search" in manifests else None,
         kept=kept_samples(root, rounds),
         dropped=dropped_samples(root, manifests, rounds),
         contamination=_contamination(manifests),

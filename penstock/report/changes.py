@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from penstock.dataset import Dataset
 from penstock.report import record as rec
+from penstock.report.texts import texts_of
 from penstock.seeding import hash_ids
 from penstock.storage import Folder
 
@@ -57,7 +57,7 @@ def change_between(root: Folder, before: int, after: int, training: Sequence[rec
     hashes = hash_ids(table["doc_id"].to_pylist())
     order = np.lexsort((hashes, -np.abs(move)))[:MOVED]
     chosen = table.take(pa.array(order[move[order] != 0])).to_pylist()
-    texts = _texts(root, {r["doc_id"] for r in chosen})
+    texts = texts_of(root, {r["doc_id"] for r in chosen})
     moved = tuple(
         rec.MovedDocument(
             doc_id=r["doc_id"],
@@ -70,20 +70,3 @@ def change_between(root: Folder, before: int, after: int, training: Sequence[rec
         for r in chosen
     )
     return rec.RoundChange(before=before, after=after, domains=tuple(changes), moved=moved)
-
-
-def _texts(root: Folder, ids: set[str]) -> dict[str, str]:
-    """Text of a few documents; only row groups that hold one of them are read past their ids."""
-    scored = Dataset(root / "scored")
-    out: dict[str, str] = {}
-    for entry in scored.table("documents").files:
-        if len(out) == len(ids):
-            break
-        with scored.folder.open_read(entry.path) as file, pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
-                found = parquet.read_row_group(group, ["doc_id"])["doc_id"]
-                rows = pc.is_in(found, pa.array(sorted(ids), pa.string()))
-                if pc.any(rows).as_py():
-                    texts = parquet.read_row_group(group, ["doc_id", "text"]).filter(rows)
-                    out |= dict(zip(texts["doc_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
-    return out

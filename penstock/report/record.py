@@ -22,6 +22,13 @@ from typing import Any, Literal
 
 from penstock.errors import ConfigError, DatasetError
 from penstock.report.plain import from_plain, to_plain
+from penstock.report.record_selection import Candidate as Candidate
+from penstock.report.record_selection import CriterionChoice as CriterionChoice
+from penstock.report.record_selection import EdgeDocument as EdgeDocument
+from penstock.report.record_selection import ProxyPoint as ProxyPoint
+from penstock.report.record_selection import SearchRecord as SearchRecord
+from penstock.report.record_selection import SelectionRecord as SelectionRecord
+from penstock.report.record_selection import ThetaDomain as ThetaDomain
 from penstock.report.record_training import Curve as Curve
 from penstock.report.record_training import MixtureRecord as MixtureRecord
 from penstock.report.record_training import SeenDocument as SeenDocument
@@ -404,6 +411,8 @@ class RunRecord:
     groups: tuple[GroupRecord, ...] = ()
     map: MapRecord | None = None
     distributions: tuple[Distribution, ...] = ()
+    selections: tuple[SelectionRecord, ...] = ()  # one a round, in order
+    search: SearchRecord | None = None
     kept: tuple[KeptSample, ...] = ()
     dropped: tuple[DroppedSample, ...] = ()
     contamination: tuple[ContaminationRecord, ...] = ()

@@ -222,7 +222,7 @@ def _groups(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 
 def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Name and SVG of every chart that has something to show."""
-    from penstock.report import charts, charts_training
+    from penstock.report import charts, charts_selection, charts_training
 
     if record.stages:
         yield "waterfall", charts.waterfall(record.stages)
@@ -235,6 +235,11 @@ def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     for i, shown in enumerate(record.distributions):
         if any(sum(g.selected) + sum(g.not_selected) for g in shown.groups):
             yield f"distribution-{i}", charts.distribution(shown)
+    search = record.search
+    if search is not None and _any_finite([[p.measured + p.predicted for p in search.points]]):
+        yield "predicted", charts_selection.predicted_against_measured(search)
+    if search is not None and any(share > 0 for share in search.importances.values()):
+        yield "importances", charts_selection.importances(search)
     if record.tokenizer is not None and any(d.tokens for d in record.tokenizer.domains):
         yield "tokenizer", charts.bytes_per_token(record.tokenizer)
     trained = (*record.training, *record.beside)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from penstock import schema
 from penstock.errors import DatasetError
 
-_INDEX_BITS = 20  # a first-level index this fine leaves a handful of entries to search
+_INDEX_BITS = 22  # as fine as the codes of scores are: nothing is left to search
 _INDEX_ENTRIES = 2**24  # 64 MiB of int32, shared by all groups of a table
 
 
@@ -157,10 +157,11 @@ class StepTable:
     def of(cls, offsets: NDArray[np.int64], codes: NDArray[np.uint32], bits: int) -> StepTable:
         room = _INDEX_ENTRIES // max(len(offsets) - 1, 1)
         shift = max(bits - min(_INDEX_BITS, max(room.bit_length() - 1, 1)), 0)
-        edges = np.arange((1 << (bits - shift)) + 1, dtype=np.uint64) << np.uint64(shift)
-        index = np.zeros((len(offsets) - 1, len(edges)), dtype=np.int32)
+        width = 1 << (bits - shift)
+        index = np.zeros((len(offsets) - 1, width + 1), dtype=np.int32)
         for g in range(len(offsets) - 1):
-            index[g] = np.searchsorted(codes[offsets[g] : offsets[g + 1]].astype(np.uint64), edges)
+            run = codes[offsets[g] : offsets[g + 1]] >> np.uint32(shift)
+            np.cumsum(np.bincount(run, minlength=width), out=index[g, 1:])
         return cls(offsets, codes, index, shift)
 
     def find(self, group: NDArray[np.int32], code: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -169,6 +170,13 @@ class StepTable:
             self.offsets, self.codes, self.index, np.uint32(self.shift), group, code
         )
         return found
+
+    def look_up(
+        self, group: NDArray[np.int32], code: NDArray[np.uint32], pairs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The two values of each row's bin (see ``find``), ``pairs`` being (bins, 2); 0 for group -1."""
+        one, other = _kernels().look_up(self.offsets, self.codes, self.index, np.uint32(self.shift), group, code, pairs)
+        return one, other
 
     def add_weighted(
         self,
@@ -213,9 +221,27 @@ def _kernels() -> Any:
     return _lookup_kernels
 
 
+# the domains that were encoded last: one batch passes several row works, each of which wants them
+_last_encoded: tuple[Any, Any, Any] = (None, None, None)  # (what tells the column, the column, encoded)
+
+
+def _encoded(column: pa.Array) -> pa.DictionaryArray:
+    """The column as a dictionary array."""
+    global _last_encoded
+    if pa.types.is_dictionary(column.type):
+        return column
+    told = (column.offset, len(column), *(b.address if b is not None else 0 for b in column.buffers()))
+    known, held, encoded = _last_encoded
+    # the column is held with its result, so its buffers are not freed and no other column has their addresses
+    if known != told or held.type != column.type:
+        encoded = column.dictionary_encode()
+        _last_encoded = (told, column, encoded)
+    return encoded
+
+
 def domain_index(column: pa.Array, names: Sequence[str]) -> NDArray[np.int32]:
     """Position of each row's domain in ``names``, -1 where it is not there or null: shape (n,)."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = _encoded(column)
     place = {name: i for i, name in enumerate(names)}
     remap = np.array([*(place.get(name, -1) for name in encoded.dictionary.to_pylist()), -1], dtype=np.int32)
     place_of_row: NDArray[np.int32] = remap[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
@@ -224,8 +250,7 @@ def domain_index(column: pa.Array, names: Sequence[str]) -> NDArray[np.int32]:
 
 def domains_of(batch: pa.RecordBatch) -> tuple[list[str], NDArray[np.int32]]:
     """(names, position of each row's domain among them) of one batch; a null counts as the domain ""."""
-    column = batch["domain"]
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = _encoded(batch["domain"])
     names = [name or "" for name in encoded.dictionary.to_pylist()] + [""]
     index = encoded.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)
     return names, index.astype(np.int32, copy=False)

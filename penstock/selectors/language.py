@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.errors import ConfigError, InputError
+from penstock.selectors.scorers.base import Direction
 
 UNDETERMINED = "und"  # ISO 639-2
 _LABEL = "__label__"
@@ -37,6 +38,7 @@ class LanguageId:
     revision: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("text",)
     adds: ClassVar[tuple[str, ...]] = ("language", "score.language")
+    directions: ClassVar[Mapping[str, Direction]] = {"score.language": "higher"}
 
     characters: int = 1000
 

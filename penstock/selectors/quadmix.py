@@ -4,7 +4,8 @@
     merge                qbar = sum_n alpha[d, n] sigma_n
     rank                 r    = share of the domain's tokens whose qbar is as good or better
     sample               S(r) = (2 / (1 + exp(-lam (omega - r)))) ** eta + eps   if r <= omega, else eps
-    budget               S'   = min(f S, copy_cap), f solved so that sum S' tokens = target_tokens
+    budget               S'   = min(f g[d] S, copy_cap), f solved so that sum S' tokens = target_tokens;
+                         g is the domain's multiplier, 1 unless given
     copies               floor(S') + [coin < frac(S')], the coin a hash of the document's id and the seed
 
 Three passes over small columns, none over text. ``CriterionHistograms`` counts tokens per raw score and
@@ -23,7 +24,6 @@ Price: 28 bytes per occupied bin; MergedScore + QuaDMixSample run at about 5M ro
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -52,11 +52,9 @@ from penstock.selectors.quadmix_theta import (
     DomainParameters,
     QuaDMixParameters,
     Scope,
-    budget_factor,
     copies_of,
     mid_rank,
-    sampling_value,
-    token_rank,
+    values_of_bins,
 )
 
 __all__ = [
@@ -83,7 +81,7 @@ class CriterionHistograms:
     parameters: QuaDMixParameters
 
     name: ClassVar[str] = "quadmix_criteria"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     adds: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -110,6 +108,23 @@ class CriterionHistograms:
         Raises:
             DatasetError: a criterion has no scored training token.
         """
+        bounds, sigma, facts, warnings = self.ranks(summary)
+        path, digest = artifact.save(
+            folder,
+            "quadmix-sigma",
+            {"offsets": bounds, "codes": summary.code, "sigma": sigma},
+            {"groups": facts, "bits": SCORE_BITS, "warnings": warnings},
+        )
+        return MergedScore(parameters=self.parameters, path=path, digest=digest)
+
+    def ranks(
+        self, summary: TokenHistogram
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], list[dict[str, Any]], list[str]]:
+        """(where each group's bins start, sigma of every bin, facts of every group, warnings).
+
+        Raises:
+            DatasetError: a criterion has no scored training token.
+        """
         bounds = summary.bounds()
         sigma = np.empty(len(summary.code), dtype=np.float32)
         direction = {c.column: c.direction for c in self.parameters.criteria}
@@ -117,20 +132,27 @@ class CriterionHistograms:
         for g, (column, domain) in enumerate(summary.groups):
             tokens = summary.tokens[bounds[g] : bounds[g + 1]]
             sigma[bounds[g] : bounds[g + 1]] = mid_rank(tokens, higher_is_better=direction[column] == "higher")
-            total = int(tokens.sum())
             facts.append(
-                {"criterion": column, "domain": domain, "tokens": total, "heaviest_bin": int(tokens.max(initial=0))}
+                {
+                    "criterion": column,
+                    "domain": domain,
+                    "tokens": int(tokens.sum()),
+                    "heaviest_bin": int(tokens.max(initial=0)),
+                }
             )
+        warnings: list[str] = []
         for column in direction:
-            if not sum(f["tokens"] for f in facts if f["criterion"] == column):
+            own = [f for f in facts if f["criterion"] == column]
+            if not sum(f["tokens"] for f in own):
                 raise DatasetError(f"{column}: no training row has a score; score the documents before selecting")
-        path, digest = artifact.save(
-            folder,
-            "quadmix-sigma",
-            {"offsets": bounds, "codes": summary.code, "sigma": sigma},
-            {"groups": facts, "bits": SCORE_BITS},
-        )
-        return MergedScore(parameters=self.parameters, path=path, digest=digest)
+            flat = [f["domain"] for f in own if f["tokens"] == f["heaviest_bin"] > 0]
+            if flat:
+                where = " in domain " + ", ".join(map(repr, flat)) if any(flat) else ""
+                warnings.append(
+                    f"{column}: all scored training tokens have one value{where}, so it ranks nothing there; "
+                    "leave the criterion out or look at its scorer"
+                )
+        return bounds, sigma, facts, warnings
 
 
 def _groups(batch: pa.RecordBatch, scope: Scope, train: NDArray[np.bool_]) -> tuple[list[str], NDArray[np.int32]]:
@@ -164,7 +186,7 @@ class MergedScore:
     digest: str
 
     name: ClassVar[str] = "quadmix_merge"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     adds: ClassVar[tuple[str, ...]] = (MERGED,)
 
     @property
@@ -173,6 +195,10 @@ class MergedScore:
 
     def setup(self) -> None:
         _sigma(self.path, self.digest)
+
+    def facts(self) -> dict[str, Any]:
+        """What the fit found: ``groups`` (tokens and heaviest bin of each criterion), ``warnings``."""
+        return dict(artifact.load(self.path, self.digest).facts)
 
     def annotate(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
         table, sigma, place = _sigma(self.path, self.digest)
@@ -204,7 +230,7 @@ class MergedHistograms:
     seed: int
 
     name: ClassVar[str] = "quadmix_ranks"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("domain", "split", "tokens", MERGED)
     adds: ClassVar[tuple[str, ...]] = ()
 
@@ -231,29 +257,21 @@ class MergedHistograms:
         if not summary.tokens.sum():
             raise DatasetError("quadmix: no training row has tokens; assign splits and count tokens before selecting")
         bounds = summary.bounds()
-        rank = np.empty(len(summary.code))
-        value = np.empty(len(summary.code))
+        domains = [domain for _, domain in summary.groups]
+        rank, scaled, factor = values_of_bins(theta, domains, bounds, summary.tokens)
         warnings: list[str] = []
-        for g, (_, domain) in enumerate(summary.groups):
-            own = theta.of(domain)
-            run = slice(bounds[g], bounds[g + 1])
-            rank[run] = token_rank(summary.tokens[run], theta.rank_at)
-            value[run] = sampling_value(
-                rank[run], lam=own.lam, omega=own.omega, eta=own.eta, eps=own.eps, eta_mode=theta.eta_mode
-            )
-            if rank[run.start] > own.omega:
+        for g, domain in enumerate(domains):
+            own, best = theta.of(domain), rank[bounds[g]]
+            if best > own.omega:
                 warnings.append(
-                    f"domain {domain!r}: best rank {rank[run.start]:.4g}, behind omega {own.omega:g}: the window is "
+                    f"domain {domain!r}: best rank {best:.4g}, behind omega {own.omega:g}: the window is "
                     f"empty and only the floor eps {own.eps:g} applies; raise omega for this domain"
                 )
-        present = {domain for _, domain in summary.groups}
         warnings += [
-            f"domain {name!r} has parameters but no training row" for name, _ in theta.domains if name not in present
+            f"domain {name!r} has parameters but no training row" for name, _ in theta.domains if name not in domains
         ]
-        factor = budget_factor(value, summary.tokens, target=theta.target_tokens, cap=theta.copy_cap)
         if factor < 1.0:
             warnings.append(f"budget factor {factor:.4g} is below 1: documents inside the window may be left out")
-        scaled = np.minimum(factor * value, math.inf if theta.copy_cap is None else theta.copy_cap).astype(np.float32)
         facts: list[dict[str, Any]] = []
         for g, (_, domain) in enumerate(summary.groups):
             run = slice(bounds[g], bounds[g + 1])
@@ -283,11 +301,12 @@ class MergedHistograms:
 
 
 @cache
-def _ranks(path: str, digest: str) -> tuple[StepTable, NDArray[np.float32], NDArray[np.float32], list[str]]:
+def _ranks(path: str, digest: str) -> tuple[StepTable, NDArray[np.float32], list[str]]:
+    """(bins, rank and S' of each, names of the groups)."""
     found = artifact.load(path, digest)
     table = StepTable.of(found.arrays["offsets"], found.arrays["codes"], found.facts["bits"])
     names = [f["domain"] for f in found.facts["domains"]]
-    return table, found.arrays["rank"], found.arrays["value"], names
+    return table, np.stack((found.arrays["rank"], found.arrays["value"]), axis=1), names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,17 +335,17 @@ class QuaDMixSample:
 
     def annotate(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
         """Raises DatasetError for a training row of a domain that the fit never saw."""
-        table, rank, value, names = _ranks(self.path, self.digest)
+        table, pairs, names = _ranks(self.path, self.digest)
         train = train_rows(batch)
         values, _ = criterion_values(batch[MERGED], MERGED)
-        at = table.find(domain_index(batch["domain"], names), unit_codes(values, MERGED_BITS))
-        if (at[train] < 0).any():
-            lost = batch["domain"].filter(pa.array(train & (at < 0))).unique().to_pylist()
+        domain = domain_index(batch["domain"], names)
+        if (domain[train] < 0).any():
+            lost = batch["domain"].filter(pa.array(train & (domain < 0))).unique().to_pylist()
             raise DatasetError(f"quadmix: got training rows of {lost}, fitted on {names}; fit the ranks on this corpus")
-        share = value[at]
+        rank, share = table.look_up(domain, unit_codes(values, MERGED_BITS), pairs)
         coin = coins(batch["id_hash"].to_numpy(zero_copy_only=False), self.seed, "quadmix")
         return {
-            "quadmix.rank": pa.array(rank[at], mask=~train),
+            "quadmix.rank": pa.array(rank, mask=~train),
             "quadmix.value": pa.array(share, mask=~train),
             "copies": pa.array(np.where(train, copies_of(share, coin), np.int32(1)).astype(np.int32)),
         }

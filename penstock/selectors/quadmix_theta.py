@@ -1,12 +1,13 @@
 """The parameters of QuaDMix and its formulas on plain arrays: ranks, S(r), the budget, copies (arXiv 2504.16511v2).
 
 Everything here is a pure function of its arguments; ``penstock.selectors.quadmix`` has the passes.
-Price: vectorised over bins or rows; the budget with a cap takes about 60 sums over the occupied bins.
+Price: vectorised over bins or rows; the budget with a cap takes a few sums over the occupied bins.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +39,9 @@ class Criterion:
 class DomainParameters:
     """theta of one domain: ``alpha`` weighs the criteria and sums to 1; the others shape S(r).
 
-    ``lam`` is the steepness, ``omega`` the last rank inside the window, ``eta`` the scaling, ``eps`` the floor.
+    ``lam`` is the steepness, ``omega`` the last rank inside the window (0: no window), ``eta`` the scaling, ``eps``
+    the floor. ``multiplier`` is g, the factor of the domain's S: with a budget it moves the domain's share, which
+    the others hardly can, since S never exceeds 2 in the window.
     """
 
     alpha: tuple[float, ...]
@@ -46,6 +49,7 @@ class DomainParameters:
     omega: float
     eta: float
     eps: float
+    multiplier: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,10 @@ class QuaDMixParameters:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"quadmix {where}: got {name} {value}, allowed {low:g} to {high:g}; {hint}")
+        if not (theta.multiplier >= 0.0 and math.isfinite(theta.multiplier)):
+            raise ConfigError(
+                f"quadmix {where}: got multiplier {theta.multiplier}, allowed >= 0 and finite; 1 changes nothing"
+            )
 
     def of(self, domain: str) -> DomainParameters:
         """The parameters of a domain, or the default."""
@@ -128,12 +136,13 @@ def sampling_value(
     """S(r), the expected copies before any budget: same shape as ``r``.
 
     In the window (r <= omega) the base lies in [1, 2), so S - eps lies in [1, 2**eta) for ``exponent`` and in
-    [eta, 2 eta) for ``product``; it falls with r and drops to eps behind omega.
+    [eta, 2 eta) for ``product``; it falls with r and drops to eps behind omega. omega 0 leaves no window, also where
+    ``exclusive`` ranks start at 0.
     """
     r = np.asarray(r, dtype=np.float64)
     base = 2.0 / (1.0 + np.exp(-np.clip(lam * (omega - r), -60.0, 60.0)))
     inside = base**eta if eta_mode == "exponent" else base * eta
-    return np.where(r <= omega, inside, 0.0) + eps
+    return np.where((r <= omega) & (omega > 0.0), inside, 0.0) + eps
 
 
 def mid_rank(tokens: NDArray[np.int64], *, higher_is_better: bool) -> NDArray[np.float64]:
@@ -161,7 +170,7 @@ def budget_factor(
 ) -> float:
     """f such that sum min(f values, cap) tokens = target; 1.0 without a target.
 
-    Closed form without a cap, bisection to the last float with one.
+    Closed form without a cap; with one, what the full bins cannot take is given to the others until none fills up.
 
     Raises:
         ConfigError: the target cannot be reached; the message has the numbers.
@@ -183,15 +192,45 @@ def budget_factor(
             "tokens that have S > 0; lower target_tokens, raise copy_cap or widen omega"
         )
 
-    def spent(f: float) -> float:
-        return float((np.minimum(f * values, cap) * tokens).sum())
+    factor = target / total
+    while True:
+        full = factor * values >= cap
+        rest = float((np.where(full, 0.0, values) * tokens).sum())
+        if rest <= 0.0:
+            # the target is what the cap allows
+            return cap / float(values[values > 0.0].min())
+        needed = (target - cap * float(tokens[full].sum())) / rest
+        # what is full stays full while the factor grows, so the factor only grows until nothing more fills up
+        if needed <= factor:
+            return factor
+        factor = needed
 
-    low, high = 0.0, target / total
-    while spent(high) < target:
-        low, high = high, 2.0 * high
-    while low < (middle := 0.5 * (low + high)) < high:
-        low, high = (middle, high) if spent(middle) < target else (low, middle)
-    return high
+
+def values_of_bins(
+    parameters: QuaDMixParameters, domains: Sequence[str], bounds: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float32], float]:
+    """(r, S', budget factor) of every bin: S' = min(f g S, copy_cap), g being the domain's multiplier.
+
+    Args:
+        domains: one name per run of bins.
+        bounds: run d is [bounds[d], bounds[d + 1]), its best bin first: shape (domains + 1,).
+        tokens: of every bin.
+
+    Raises:
+        ConfigError: the budget cannot be reached.
+    """
+    rank = np.empty(len(tokens))
+    value = np.empty(len(tokens))
+    for d, domain in enumerate(domains):
+        own = parameters.of(domain)
+        run = slice(bounds[d], bounds[d + 1])
+        rank[run] = token_rank(tokens[run], parameters.rank_at)
+        value[run] = own.multiplier * sampling_value(
+            rank[run], lam=own.lam, omega=own.omega, eta=own.eta, eps=own.eps, eta_mode=parameters.eta_mode
+        )
+    factor = budget_factor(value, tokens, target=parameters.target_tokens, cap=parameters.copy_cap)
+    most = math.inf if parameters.copy_cap is None else parameters.copy_cap
+    return rank, np.minimum(factor * value, most).astype(np.float32), factor
 
 
 def copies_of(values: NDArray[np.float32], coin: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -15,6 +15,7 @@ Price: 2**18 float32 weights (1 MiB); training 5,000 rows a side takes seconds; 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ from penstock.seeding import rehash
 from penstock.selectors import artifact
 from penstock.selectors.histogram import train_rows
 from penstock.selectors.sample import BottomK, Sampling
+from penstock.selectors.scorers.base import Direction
 
 BUCKET_BITS = 18
 MINIMUM_ROWS = 20
@@ -160,6 +162,7 @@ class QualityScore:
     revision: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("text",)
     adds: ClassVar[tuple[str, ...]] = ("score.quality",)
+    directions: ClassVar[Mapping[str, Direction]] = {"score.quality": "higher"}
 
     def setup(self) -> None:
         artifact.load(self.path, self.digest)

@@ -306,6 +306,14 @@ class FileSource:
         return InputError(f"{path}: {what}; {advice}, or set on_bad_file: drop to go on without it")
 
 
+def entries_of(value: Any) -> Any:
+    """`files: a.jsonl`, `files: [a.jsonl, b.txt]` and full entries all mean a list of entries."""
+    value = [value] if isinstance(value, (str, dict)) else value
+    if isinstance(value, (list, tuple)):
+        return [{"path": v} if isinstance(v, str) else v for v in value]
+    return value
+
+
 def _weight(file: InputFile) -> int:
     return file.size * (_EXPANSION if compression_of(file.path) else 1)
 

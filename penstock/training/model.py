@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def build_model(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if config.path is not None:
-        model = _load(config.path)
+        model = load_local(config.path)
     else:
         settings = LlamaConfig(
             vocab_size=vocab_size,
@@ -103,42 +103,74 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(path: str) -> Any:
-    """The causal LM in a local folder, refusing anything that would leave weights at random or run its code."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+# kind of model: its class and its table of architectures in transformers, and how messages name it
+_HEADS = {
+    "causal": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "causal LM", "causal language model"),
+    "sequence": (
+        "AutoModelForSequenceClassification",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        "sequence classifier",
+        "sequence classifier",
+    ),
+}
 
-    advice = "give a local folder of a Hugging Face causal language model with safetensors weights"
+
+def load_local(
+    path: str,
+    *,
+    what: str = "model.path",
+    dtype: str = "float32",
+    attention: str | None = "sdpa",
+    head: Literal["causal", "sequence"] = "causal",
+) -> Any:
+    """The model in a local folder, refusing anything that would leave weights at random or run its code.
+
+    Args:
+        head: a causal LM, or a sequence classifier.
+        what: how messages name the setting.
+        dtype: name of the torch type of the weights.
+        attention: implementation; None is what transformers takes for the family.
+
+    Raises:
+        ConfigError: the folder is no such model with safetensors weights.
+    """
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
+
+    loader, table, short, long = _HEADS[head]
+    advice = f"give a local folder of a Hugging Face {long} with safetensors weights"
     if not (Path(path) / "config.json").is_file():
-        raise ConfigError(f"model.path: {path} holds no config.json; {advice}")
+        raise ConfigError(f"{what}: {path} holds no config.json; {advice}")
     try:
         settings = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"model.path: {path} has a configuration that cannot be read ({error}); {advice}") from error
+        raise ConfigError(f"{what}: {path} has a configuration that cannot be read ({error}); {advice}") from error
     known: set[str] = set()
-    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    for names in getattr(modeling_auto, table).values():
         known.update([names] if isinstance(names, str) else names)
     # the class is looked at, not only the model type: BERT, say, has a causal head that its checkpoints lack
     classes = list(getattr(settings, "architectures", None) or [])
     if not known.intersection(classes):
-        raise ConfigError(f"model.path: {path} is {', '.join(classes) or 'of no named class'}, no causal LM; {advice}")
+        raise ConfigError(f"{what}: {path} is {', '.join(classes) or 'of no named class'}, no {short}; {advice}")
     try:
         with without_progress_bars():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = getattr(transformers, loader).from_pretrained(
                 path,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"model.path: {path} cannot be loaded ({error}); {advice}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"{what}: {path} cannot be loaded ({error}); {advice}") from error
     model, info = loaded
     if info["missing_keys"]:
-        raise ConfigError(f"model.path: {path} lacks the weights {sorted(info['missing_keys'])}; {advice}")
+        raise ConfigError(f"{what}: {path} lacks the weights {sorted(info['missing_keys'])}; {advice}")
     return model
 
 

@@ -147,7 +147,7 @@ def test_weights_are_shares_and_a_domain_takes_from_the_selection_what_it_does_n
         "  lam: 7\n  omega: 0.5\n"
         "  domains: {web: {weights: {style: 2}, eps: 0.5}, code: {lam: 1}}\n"
     )
-    found = parameters_of(recipe.select)
+    found = parameters_of(recipe.select, {"language": "higher", "style": "higher"})
     assert found.criteria == (
         Criterion(column="score.language", direction="higher"),
         Criterion(column="score.style", direction="lower"),
@@ -221,6 +221,27 @@ beside:
   reference: {policy: {name: doremi}, reference_model: /models/a, mixture: proportional, temperature: 1.0}
 rounds: 2
 """
+# with a search the parameters of `select` are not used, so its entries are looked at by themselves
+SEARCHED = """
+name: keys
+source: {files: [x.jsonl]}
+select:
+  criteria: {language: {}}
+  search:
+    target: {files: [t.jsonl]}
+    proxy: {kind: loop}
+"""
+SCORED = """
+name: keys
+source: {files: [x.jsonl]}
+scores:
+  heuristic: {}
+  perplexity: {reference: {domains: [web], files: [{path: good.txt}]}}
+  askllm: {model: {url: 'http://localhost:1/v1', model: small}}
+  classifier: {edu: {path: /models/edu, label: good}}
+  lm: {model: /models/lm}
+select: {criteria: {heuristic: {}}}
+"""
 
 # nothing of the output hangs on these: where it goes, and how a run is watched
 FREE = {"output", "max_dropped.default", "train.device", "train.threads", "train.tensorboard", "train.keep_checkpoints"}
@@ -232,6 +253,17 @@ FREE |= {
     )
 }  # fmt: skip
 FREE |= {f"embed.model.{n}" for n in ("device", "api_key_env", "batch_size", "concurrency", "timeout", "attempts")}
+# where a scorer's model is and how it is run; the bytes of its files are in the key when a run looks at them
+FREE |= {
+    f"scores.askllm.model.{n}"
+    for n in ("url", "api_key_env", "device", "batch_tokens", "concurrency", "timeout", "deadline", "attempts")
+}
+FREE |= {f"scores.classifier.edu.{n}" for n in ("path", "device", "batch_tokens", "direction")}
+FREE |= {f"scores.lm.{n}" for n in ("model", "device", "batch_tokens")} | {
+    "scores.askllm.store",
+    "scores.askllm.max_failed",
+}
+FREE |= {f"select.search.proxy.{n}" for n in ("ngram.order", "ngram.discount", "loop.device")}
 # what `None`, a text or a list may become; numbers and switches are changed by a rule
 OTHER = {
     "name": "other",
@@ -332,8 +364,73 @@ OTHER = {
     "select.domains.web.omega": 0.3,
     "select.domains.web.eta": 0.3,
     "select.domains.web.eps": 0.3,
+    "select.domains.web.multiplier": 2.0,
     "select.target_tokens": 1000,
     "select.copy_cap": 2.0,
+    "quality.model": None,  # refused beside positive
+    "scores.heuristic": {},
+    "scores.heuristic.stop_words": ["a"],
+    "scores.perplexity": {"reference": {"domains": ["a"]}},
+    "scores.perplexity.reference.domains": ["code"],
+    "scores.perplexity.reference.environment": {},
+    "scores.perplexity.reference.files.0.path": "better.txt",
+    "scores.perplexity.reference.files.0.name": "named",
+    "scores.perplexity.reference.files.0.format": "csv",
+    "scores.perplexity.reference.files.0.columns": {"text": "u"},
+    "scores.perplexity.reference.files.0.chat": {},
+    "scores.perplexity.reference.files.0.domain": "d",
+    "scores.perplexity.reference.files.0.text_unit": "line",
+    "scores.perplexity.reference.files.0.license": "MIT",
+    "scores.perplexity.reference.files.0.extractor": "trafilatura",
+    "scores.perplexity.unit": "word",
+    "scores.perplexity.order": 3,
+    "scores.askllm": {"model": {"path": "/models/judge"}},
+    "scores.askllm.model.path": None,  # refused beside url
+    "scores.askllm.model.url": "http://localhost:2/v1",
+    "scores.askllm.model.model": "large",
+    "scores.askllm.model.revision": "2",
+    "scores.askllm.model.api_key_env": "KEY",
+    "scores.askllm.model.device": "cuda",
+    "scores.askllm.style": "chat",
+    "scores.askllm.prompt": "{text}?",
+    "scores.askllm.yes": ["ja"],
+    "scores.askllm.no": ["nein"],
+    "scores.askllm.over": "all",
+    "scores.askllm.store": "/answers.sqlite",
+    "scores.classifier": {"edu": {"path": "/models/edu"}},
+    "scores.classifier.edu.path": "/models/b",
+    "scores.classifier.edu.label": "poor",
+    "scores.classifier.edu.direction": "lower",
+    "scores.classifier.edu.device": "cuda",
+    "scores.lm": {"model": "/models/lm"},
+    "scores.lm.model": "/models/b",
+    "scores.lm.device": "cuda",
+    "scores.lm.dtype": "bfloat16",
+    "scores.lm.batch_tokens": 99,
+    "select.search": {"target": {"domains": ["a"]}},
+    "select.search.method": "climb",
+    "select.search.evidence": "measured",
+    "select.search.average_space": "value",
+    "select.search.rounds": [32, 32],
+    "select.search.lambda_scale": "linear",
+    "select.search.space": "mixture",
+    "select.search.target.domains": [],  # refused beside files
+    "select.search.target.files.0.path": "u.jsonl",
+    "select.search.target.files.0.name": "named",
+    "select.search.target.files.0.format": "csv",
+    "select.search.target.files.0.columns": {"text": "u"},
+    "select.search.target.files.0.chat": {},
+    "select.search.target.files.0.domain": "d",
+    "select.search.target.files.0.text_unit": "line",
+    "select.search.target.files.0.license": "MIT",
+    "select.search.target.files.0.extractor": "trafilatura",
+    "select.search.proxy.kind": "ngram",
+    "select.search.proxy.loop.device": "auto",
+    "select.search.proxy.loop.model.path": None,  # refused: proxies start from random weights
+    "select.search.proxy.loop.model.hidden_size": 32,
+    "select.search.proxy.loop.model.heads": 4,
+    "select.search.proxy.loop.model.kv_heads": 1,
+    "select.search.proxy.loop.model.context_length": 300,
     "tokenizer.special": ["<|x|>"],
     "sequences.tail": "cut",
     "train.model.path": "/models/small",
@@ -386,13 +483,21 @@ def told(recipe):
     return keys | {"seed": recipe.seed, "dropped": recipe.dropped}
 
 
-FULL_LEAVES = list(leaves(Recipe.parse(FULL).model_dump(mode="json")))
+FULL_LEAVES = [(FULL, *leaf) for leaf in leaves(Recipe.parse(FULL).model_dump(mode="json"))]
+FULL_LEAVES += [
+    (SCORED, path, value) for path, value in leaves(Recipe.parse(SCORED).model_dump(mode="json")) if path[0] == "scores"
+]
+FULL_LEAVES += [
+    (SEARCHED, path, value)
+    for path, value in leaves(Recipe.parse(SEARCHED).model_dump(mode="json"))
+    if path[:2] == ("select", "search")
+]
 
 
-@pytest.mark.parametrize(("path", "value"), FULL_LEAVES, ids=[".".join(map(str, p)) for p, _ in FULL_LEAVES])
-def test_every_entry_of_a_recipe_changes_a_key_or_is_known_to_be_free(path, value):
+@pytest.mark.parametrize(("text", "path", "value"), FULL_LEAVES, ids=[".".join(map(str, p)) for _, p, _ in FULL_LEAVES])
+def test_every_entry_of_a_recipe_changes_a_key_or_is_known_to_be_free(text, path, value):
     name = ".".join(map(str, path))
-    full = Recipe.parse(FULL)
+    full = Recipe.parse(text)
     changed = json.loads(json.dumps(full.model_dump(mode="json")))
     place = changed
     for key in path[:-1]:

@@ -10,14 +10,17 @@ import pytest
 from penstock import seeding
 from penstock.report.record import (
     Amount,
+    Candidate,
     ContaminatedSample,
     ContaminationRecord,
+    CriterionChoice,
     Curve,
     Distribution,
     DistributionGroup,
     DomainChange,
     DomainPoint,
     DroppedSample,
+    EdgeDocument,
     GroupRecord,
     KeptSample,
     LongToken,
@@ -27,13 +30,17 @@ from penstock.report.record import (
     MovedDocument,
     Outcome,
     Parent,
+    ProxyPoint,
     RoundChange,
     RunRecord,
+    SearchRecord,
     SeenDocument,
     SeenRecord,
+    SelectionRecord,
     SourceRecord,
     Stage,
     StepRecord,
+    ThetaDomain,
     TokenizerDomain,
     TokenizerRecord,
     TrainingRecord,
@@ -267,6 +274,75 @@ def make_change() -> RoundChange:
     )
 
 
+def make_selection(number: int) -> SelectionRecord:
+    return SelectionRecord(
+        round=number,
+        budget_factor=1.25,
+        criteria=tuple(
+            CriterionChoice(
+                criterion=name,
+                domain=domain,
+                kept=900 - 100 * i,
+                lost=300 + 100 * i,
+                unscored=7 * i,
+                mean_kept=0.75 - 0.05 * i if name == "quality" else None,
+                mean_lost=0.25 + 0.05 * i,
+            )
+            for i, domain in enumerate(DOMAINS)
+            for name in ("perplexity", "quality")
+        ),
+        theta=tuple(
+            ThetaDomain(
+                domain=domain,
+                weights={"quality": 0.75, "perplexity": 0.25},
+                lam=31.6 * (i + 1),
+                omega=0.6,
+                eta=0.5,
+                eps=0.0004,
+                multiplier=None if i == 0 else 0.5 * i,
+            )
+            for i, domain in enumerate(DOMAINS)
+        ),
+        edge=(
+            EdgeDocument(
+                doc_id="docs/guide.md#4",
+                domain=DOMAINS[0],
+                rank=0.5991,
+                omega=0.6,
+                copies=1,
+                text="An iterator ends once.",
+                scores={"quality": 0.51},
+            ),
+            EdgeDocument(doc_id="web/x#1", domain=DOMAINS[1], rank=0.6004, omega=0.6, copies=0, text=HOSTILE),
+        ),
+    )
+
+
+def make_search() -> SearchRecord:
+    rng = random("proxies")
+    measured = 4.0 + rng.normal(0, 0.2, 40)
+    return SearchRecord(
+        method="evolution",
+        proxy="ngram, order 3",
+        proxies=41,
+        diverged=1,
+        target=("library docs", "package readmes"),
+        claim=True,
+        why="The predicted winner gains 0.120 over the best measured one, more than the noise allows for.",
+        facts={"R2": 0.81, "spearman": 0.9, "residual": 0.08},
+        candidates=(
+            Candidate(name="predicted winner", predicted=3.5, first=None, again=(3.6, 3.62), chosen=True),
+            Candidate(name="measured, rank 1", predicted=3.6, first=3.55, again=(3.7, 3.74), chosen=False),
+            Candidate(name="natural", predicted=None, first=None, again=(), chosen=False),
+        ),
+        points=tuple(
+            ProxyPoint(measured=float(m), predicted=float(m + e))
+            for m, e in zip(measured, rng.normal(0, 0.1, 40), strict=True)
+        ),
+        importances={f"{d}.omega": 0.5 / 2**i for i, d in enumerate(DOMAINS)},
+    )
+
+
 GROUPS = ("iterator-method-object", "license-copyright-warranty", "assert-test-equal", "whale-ship-sea")
 
 
@@ -384,6 +460,8 @@ def make_record() -> RunRecord:
         groups=make_groups(),
         map=make_map(),
         distributions=make_distributions(),
+        selections=(make_selection(1), make_selection(2)),
+        search=make_search(),
         kept=tuple(kept),
         dropped=tuple(dropped),
         contamination=(

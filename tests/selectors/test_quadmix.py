@@ -394,6 +394,31 @@ def test_the_budget_keeps_ratios_and_reports_its_factor_and_expectation(tmp_path
     )
 
 
+def test_a_multiplier_scales_its_domain_against_the_others_within_the_budget_and_the_cap(tmp_path: Path) -> None:
+    batch = documents(2000)
+    tokens = np.array(batch["tokens"].to_pylist(), dtype=float)
+    domain = np.array(batch["domain"].to_pylist())
+    train = np.array(batch["split"].to_pylist()) == "train"
+
+    def shares(g: float, **more: Any) -> dict[str, float]:
+        raised = DomainParameters(alpha=(1.0,), lam=50.0, omega=0.3, eta=0.8, eps=0.001, multiplier=g)
+        out = selected(parameters(domains=(("d1", raised),), **more), batch, tmp_path)
+        value = np.nan_to_num(out["quadmix.value"].to_numpy(zero_copy_only=False))
+        return {d: float((value * tokens)[train & (domain == d)].sum()) for d in ("d0", "d1", "d2")}
+
+    plain, free, scaled = shares(1.0), shares(2.5), shares(2.5, target_tokens=40_000)
+    assert free["d1"] == pytest.approx(2.5 * plain["d1"], rel=1e-5)
+    assert (free["d0"], free["d2"]) == (plain["d0"], plain["d2"])
+    assert sum(scaled.values()) == pytest.approx(40_000, rel=1e-5)
+    assert scaled["d1"] / scaled["d0"] == pytest.approx(2.5 * plain["d1"] / plain["d0"], rel=1e-5)
+    assert shares(0.0)["d1"] == 0.0
+    # what its cap keeps it from goes to the others, in the ratio that they had
+    capped = shares(1000.0, target_tokens=60_000, copy_cap=1.0)
+    assert sum(capped.values()) == pytest.approx(60_000, rel=1e-5)
+    assert capped["d1"] < 0.5 * 1000 * plain["d1"] / plain["d0"] * capped["d0"]
+    assert capped["d2"] / capped["d0"] == pytest.approx(plain["d2"] / plain["d0"], rel=1e-5)
+
+
 def test_the_factor_under_a_cap_equals_the_hand_worked_one() -> None:
     values, tokens = np.array([2.0, 1.0, 0.5]), np.array([100, 100, 100])
     # the first document is capped at 3 copies, 300 tokens; f (1 + 0.5) 100 tokens are the rest's
@@ -402,6 +427,30 @@ def test_the_factor_under_a_cap_equals_the_hand_worked_one() -> None:
     assert budget_factor(values, tokens, target=175, cap=None) == pytest.approx(0.5)
     assert budget_factor(values, tokens, target=None, cap=3.0) == 1.0
     assert budget_factor(values, tokens, target=900, cap=3.0) == pytest.approx(6.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 500)), min_size=1, max_size=12),
+    st.floats(0.1, 4.0),
+    st.floats(0.01, 1.0),
+)
+def test_the_factor_under_a_cap_spends_the_target_and_no_smaller_one_does(
+    bins: list[tuple[float, int]], cap: float, part: float
+) -> None:
+    values, tokens = np.array([v for v, _ in bins]), np.array([t for _, t in bins])
+    values[values < 1e-3] = 0.0
+    reach = cap * tokens[values > 0].sum()
+    target = int(part * reach)
+    if target < 1:
+        return
+    factor = budget_factor(values, tokens, target=target, cap=cap)
+
+    def spent(f: float) -> float:
+        return float((np.minimum(f * values, cap) * tokens).sum())
+
+    assert spent(factor) == pytest.approx(target, rel=1e-9)
+    assert spent(0.99 * factor) < target
 
 
 def test_an_impossible_budget_is_refused_with_the_numbers() -> None:
@@ -435,6 +484,30 @@ def test_a_domain_whose_window_is_empty_is_warned_of_and_keeps_its_floor(tmp_pat
     assert len(warnings) == 2
     assert warnings[0].startswith("domain 'lonely': best rank 1, behind omega 0.3: the window is empty")
     assert warnings[1] == "domain 'absent' has parameters but no training row"
+
+
+def test_without_a_window_only_the_floor_applies_whatever_the_ranks_start_at(tmp_path: Path) -> None:
+    for rank_at in ("inclusive", "exclusive"):
+        p = parameters(theta(omega=0.0, eta=0.0, eps=0.001), rank_at=rank_at, target_tokens=5_000)
+        out = selected(p, documents(300), tmp_path)
+        assert len(set(out["quadmix.value"].drop_null().to_pylist())) == 1
+
+
+def test_a_constant_criterion_is_warned_of_where_it_ranks_nothing(tmp_path: Path) -> None:
+    batch = with_columns(documents(60), {"score.a": pa.array([0.25] * 60, pa.float32())})
+    merge, _ = fit(parameters(theta((0.5, 0.5))), [batch], tmp_path)
+    assert merge.facts()["warnings"] == [
+        "score.a: all scored training tokens have one value, so it ranks nothing there; leave the criterion out or "
+        "look at its scorer"
+    ]
+    first = np.array(batch["domain"].to_pylist()) == "d1"
+    half = with_columns(documents(60), {"score.a": pa.array(np.where(first, 0.5, np.arange(60) / 60), pa.float32())})
+    merge, _ = fit(parameters(normalizer_scope="domain"), [half], tmp_path)
+    assert [w[:61] for w in merge.facts()["warnings"]] == [
+        "score.a: all scored training tokens have one value in domain 'd1', "[:61]
+    ]
+    merge, _ = fit(parameters(theta((0.5, 0.5))), [documents(60)], tmp_path)
+    assert merge.facts()["warnings"] == []
 
 
 @pytest.mark.parametrize(("rank_at", "rank"), [("inclusive", 1.0), ("midpoint", 0.5), ("exclusive", 0.0)])
@@ -521,6 +594,10 @@ def test_a_training_row_of_a_domain_that_was_not_fitted_is_refused(tmp_path: Pat
         (lambda: parameters(theta(eta=1.5)), "got eta 1.5, allowed 0 to 1"),
         (lambda: parameters(theta(eps=0.1)), "got eps 0.1, allowed 0 to 0.001; raise eps_max"),
         (lambda: parameters(theta(eps=float("nan"))), "got eps nan"),
+        (
+            lambda: parameters(DomainParameters(alpha=(1.0,), lam=1.0, omega=0.1, eta=1.0, eps=0.0, multiplier=-1.0)),
+            "got multiplier -1.0, allowed >= 0 and finite",
+        ),
         (lambda: parameters(eta_mode="power"), "eta_mode: got 'power', allowed exponent, product"),
         (lambda: parameters(rank_at="middle"), "rank_at: got 'middle', allowed inclusive, midpoint, exclusive"),
         (lambda: parameters(normalizer_scope="all"), "normalizer_scope: got 'all', allowed global, domain"),

@@ -5,9 +5,10 @@
     regression   gradient-boosted trees on (mixture, loss) of the runs made with such mixtures
     result       mean of the 128 best predicted of 100,000 fresh draws
 
-Liu et al., ICLR 2025 (arXiv 2407.01492), with 512 runs of a model of 1M parameters on 1B tokens each. The trees there
-are LightGBM's (1,000 rounds, rate 0.01, stopped after 3 rounds without gain); here scikit-learn's histogram trees
-with the same settings, or any object with ``fit`` and ``predict`` that is handed in.
+Liu et al., ICLR 2025 (arXiv 2407.01492), with 512 runs of a model of 1M parameters on 1B tokens each. The trees are
+LightGBM's, as there, with the settings and the judgement of ``penstock.selectors.search.surrogate``: what stops them is
+a split of their own, not the runs that judge them, and runs that they explain no better than their mean are refused. Or
+any object with ``fit`` and ``predict`` that is handed in.
 
 ``candidates`` gives mixtures to run, ``mean_of_best`` the result; ``RegMix`` is the result as a policy that stays.
 
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import ConfigError
 from penstock.seeding import derive, stream
+from penstock.selectors.search.surrogate import LEAST, fit_surrogate
 from penstock.training.mixing.base import Cadence, Floats, Mixture, Observation, Signal
 from penstock.training.mixing.rule import Rule, setting
 from penstock.training.mixing.runs import Runs, read_runs
@@ -107,6 +109,10 @@ def mean_of_best(
 
     Returns:
         The mixture (K,), and the predicted losses of the ``top`` mixtures it is the mean of, best first.
+
+    Raises:
+        ConfigError: the runs are too few or do not fit the domains, or the trees predict the loss of runs that they
+            did not see no better than the mean does.
     """
     x, y = np.asarray(mixtures, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     fits = x.ndim == 2 and y.shape == (len(x),) and x.shape[1] == len(tokens)
@@ -116,30 +122,21 @@ def mean_of_best(
         )
     if not 1 <= top <= simulate:
         raise ConfigError(f"regmix, top: got {top}, allowed 1 to the {simulate} simulated mixtures")
-    if len(x) < 8:
-        raise ConfigError(f"regmix: got {len(x)} runs, allowed at least 8; the paper has 512")
-    model = _trees(len(x), seed) if regressor is None else regressor
-    model.fit(x, y)
+    if len(x) < LEAST:
+        raise ConfigError(f"regmix: got {len(x)} runs, allowed at least {LEAST}; the paper has 512")
+    model = regressor
+    if model is None:
+        model = fit_surrogate(x, y, seed=derive(seed, "regmix", "trees"))
+        # with a single domain there is nothing to choose, hence nothing to explain
+        if model.refusal is not None and model.fit.coordinates:
+            raise ConfigError(f"regmix: {model.refusal}")
+    else:
+        model.fit(x, y)
     simulated = candidates(tokens, simulate, seed=seed, name="simulate")
     predicted = np.asarray(model.predict(simulated), dtype=np.float64)
     best = np.argsort(predicted, kind="stable")[:top]
     mean: Floats = simulated[best].mean(axis=0)
     return mean / mean.sum(), predicted[best]
-
-
-def _trees(runs: int, seed: int) -> Any:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    return HistGradientBoostingRegressor(
-        max_iter=1000,
-        learning_rate=0.01,
-        # leaves of 20 runs as in LightGBM, fewer where there are few runs
-        min_samples_leaf=min(20, max(2, runs // 10)),
-        # stopping needs runs to hold out
-        early_stopping=runs >= 50,
-        n_iter_no_change=3,
-        random_state=derive(seed, "regmix", "trees") % 2**32,
-    )
 
 
 @dataclass(kw_only=True, eq=False)

@@ -79,18 +79,32 @@ def test_trees_find_a_planted_optimum_between_the_corners() -> None:
     best = np.array([0.2, 0.5, 0.3])
     weights, _ = mean_of_best(x, 3 + ((x - best) ** 2).sum(axis=1), TOKENS, seed=4, simulate=20_000)
     assert np.abs(weights - best).max() < 0.1
-    # a control: losses that do not depend on the mixture must not look like an optimum
-    noise, _ = mean_of_best(x, np.full(300, 3.0), TOKENS, seed=4, simulate=20_000)
-    assert np.abs(noise - best).max() > 0.15
+
+
+def test_losses_that_do_not_depend_on_the_mixture_give_no_optimum() -> None:
+    x = candidates(TOKENS, 300, seed=4)
+    noise = np.random.default_rng(4).normal(3.0, 0.1, 300)
+    for losses, why in (
+        (noise, r"regmix: the surrogate explains nothing: out-of-fold R2 -?0\.\d+"),
+        (np.full(300, 3.0), "regmix: the surrogate predicts the same loss for all 300 points"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            mean_of_best(x, losses, TOKENS, seed=4, simulate=20_000)
+
+
+def test_a_single_domain_needs_no_explanation() -> None:
+    weights, predicted = mean_of_best(np.ones((12, 1)), np.full(12, 3.0), np.array([5.0]), seed=0, simulate=50, top=4)
+    assert weights.tolist() == [1.0]
+    assert predicted.tolist() == [3.0] * 4
 
 
 @pytest.mark.parametrize(
     ("n", "y", "settings", "text"),
     [
-        (4, np.ones(4), {}, "got 4 runs, allowed at least 8"),
-        (9, np.ones(8), {}, "got mixtures (9, 3) and losses (8,)"),
-        (9, np.full(9, np.nan), {}, "allowed finite"),
-        (9, np.ones(9), {"top": 200, "simulate": 100}, "top: got 200"),
+        (4, np.ones(4), {}, "got 4 runs, allowed at least 10"),
+        (11, np.ones(10), {}, "got mixtures (11, 3) and losses (10,)"),
+        (11, np.full(11, np.nan), {}, "allowed finite"),
+        (11, np.ones(11), {"top": 200, "simulate": 100}, "top: got 200"),
     ],
 )
 def test_runs_that_cannot_be_regressed_are_refused(n: int, y: Any, settings: Any, text: str) -> None:
