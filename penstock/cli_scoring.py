@@ -41,6 +41,10 @@ def score(
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a forward pass; default: by device.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes with a copy each; 0: this one, all cores.")] = 0,
     texts_per_split: Annotated[int, typer.Option(help="Texts that a stopped run may lose; changes no score.")] = 1000,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Make gradient features of each text too, those of LESS.")
+    ] = False,
+    set_: Annotated[list[str], typer.Option("--set", help="A setting of the features: less.KEY=VALUE.")] = [],  # noqa: B006
     dry_run: DryRun = False,
 ) -> None:
     """Score texts by a causal language model.
@@ -48,10 +52,20 @@ def score(
     Loss, entropy, zlib, Min-K, Min-K++, DC-PDD and the machine-text statistics, in one forward pass. They are evidence:
     nothing is dropped. A stopped run resumes.
     """
+    from penstock.errors import ConfigError
     from penstock.scoring.lm_scores import LanguageModelScores
     from penstock.scoring.run import check, score_steps
     from penstock.scoring.tables import print_checks, print_scores
 
+    features = None
+    if gradients:
+        from penstock.selection import plan
+
+        runs = {"device": device, "dtype": dtype}
+        of_model = [f"less.{name}={value}" for name, value in runs.items()]
+        features = plan(["less"], [*of_model, *set_], model).methods["less"]
+    elif set_:
+        raise ConfigError(f"--set {set_[0]}: sets how gradient features are made; add --gradients")
     work = LanguageModelScores.of(
         model,
         max_tokens=max_tokens,
@@ -68,6 +82,7 @@ def score(
         text_column=text_column,
         text_unit=text_unit,
         texts_per_split=texts_per_split,
+        gradients=features,
     )
     if dry_run:
         print_checks(check(steps, out), out)

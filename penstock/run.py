@@ -124,6 +124,13 @@ def own_folder(recipe: Recipe, root: Folder, *, write: bool) -> None:
         root.write_bytes("recipe.yaml", recipe.to_yaml().encode())
 
 
+def _load_report() -> None:
+    from penstock.report import build, charts_selection, charts_training, render  # noqa: F401
+    from penstock.report.charts import load_converter
+
+    load_converter()
+
+
 def run(
     recipe: Recipe,
     *,
@@ -179,6 +186,10 @@ def run(
                 remember(root, result, watch.peak)
             results.append(result)
             return result
+
+        if report and not all(c.skip for c in checks):
+            # two seconds of imports, taken while the workers work
+            threading.Thread(target=_load_report, daemon=True).start()
 
         def write_report() -> str:
             from penstock.report.build import write_report

@@ -88,7 +88,7 @@ class HomeEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(wait_for=kind is None)
+        self.close()
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -118,13 +118,14 @@ class HomeEngine:
                 raise KeyboardInterrupt
         return self._pool
 
-    def close(self, wait_for: bool = True) -> None:
+    def close(self) -> None:
+        """End the workers, whatever they are at: what a pass has returned is on disk, and a split in flight is lost."""
         if self._pool is not None:
             processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=wait_for, cancel_futures=True)
-            if not wait_for:
-                for process in processes:
-                    process.terminate()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            # an interpreter that ends by itself takes half a second to let go of its modules
+            for process in processes:
+                process.terminate()
             self._pool = None
 
     def map(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
@@ -142,20 +143,20 @@ class HomeEngine:
                 "with fewer --workers or smaller --split-mb if memory was short"
             ) from error
         except PenstockError:
-            self.close(wait_for=False)
+            self.close()
             raise
         except MemoryError as error:
-            self.close(wait_for=False)
+            self.close()
             raise WorkerError(
                 f"memory ran out in {job.prefix}; what is done is kept: run again to resume, with fewer --workers or "
                 "smaller --split-mb"
             ) from error
         except Exception as error:
-            self.close(wait_for=False)
+            self.close()
             error.add_note(f"while running {job.prefix} in {job.folder.url}; splits already done are kept")
             raise
         except BaseException:
-            self.close(wait_for=False)
+            self.close()
             raise
 
     def _spread(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:

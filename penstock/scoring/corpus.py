@@ -132,15 +132,18 @@ def read_files(name: str, path: str, *, text_column: str | None = None, text_uni
     return Documents(name, (FileSource(name="files", entries=(entry,)),), ())
 
 
-def read_range(folder: Folder, rows: RowRange) -> Iterator[pa.RecordBatch]:
+def read_range(folder: Folder, rows: RowRange, more: tuple[str, ...] = ()) -> Iterator[pa.RecordBatch]:
     """Rows of a part with their text and the columns that are carried, from the row groups that hold them.
+
+    Args:
+        more: further columns, where the part has them.
 
     Raises:
         DatasetError: the part is missing or damaged.
     """
     try:
         with folder.open_read(rows.file.path) as file, pq.ParquetFile(file) as parquet:
-            columns = [name for name in parquet.schema_arrow.names if name in (*CARRIED, "text")]
+            columns = [name for name in parquet.schema_arrow.names if name in (*CARRIED, "text", *more)]
             begin = 0
             for group in range(parquet.num_row_groups):
                 end = begin + parquet.metadata.row_group(group).num_rows

@@ -5,6 +5,7 @@
       reference-documents/   those of the reference corpus, likewise
       reference/             token counts, when a reference corpus was named
       scores/                one row a text
+      gradients/             gradient features of each text, when they are asked for
 
 Price: that of ``lm_scores``. By default one process reads with every thread of the machine, so the model is in memory
 once; more workers take one thread and one copy each.
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from penstock.dataset import Dataset, read_manifest
 from penstock.errors import ConfigError, DatasetError
@@ -23,11 +25,15 @@ from penstock.ownership import claim
 from penstock.pipelines.home import HomeEngine
 from penstock.run import Fingerprints
 from penstock.scoring.corpus import TEXTS_PER_SPLIT, Corpus, open_corpus, read_files
+from penstock.scoring.gradients_step import GRADIENTS, GradientTexts
 from penstock.scoring.lm_scores import LanguageModelScores
 from penstock.scoring.reference import ReferenceTokens
 from penstock.scoring.step import REFERENCE, TABLE, ReferenceCounts, ScoredTexts, reference_of
 from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps, run_step
 from penstock.storage import Folder
+
+if TYPE_CHECKING:
+    from penstock.selectors.targeted.less import LESS
 
 DOCUMENTS = "documents"
 OWNER = "penstock score"  # no name that a recipe may have
@@ -43,6 +49,10 @@ class Done:
     def dataset(self) -> Dataset:
         return Dataset(self.steps[-1].folder)
 
+    def of(self, name: str) -> Dataset | None:
+        """The dataset of the step of this name, or None where it is no step of the verb."""
+        return next((Dataset(done.folder) for done in self.steps if done.step.name == name), None)
+
 
 def score_steps(
     corpus: str,
@@ -52,6 +62,7 @@ def score_steps(
     text_column: str | None = None,
     text_unit: str = "file",
     texts_per_split: int = TEXTS_PER_SPLIT,
+    gradients: LESS | None = None,
 ) -> list[Step]:
     """The steps of ``penstock score``.
 
@@ -60,6 +71,7 @@ def score_steps(
         reference: a corpus to count tokens in, or the folder of earlier scores whose counts are taken.
         text_column, text_unit: how files are read (``corpus.read_files``).
         texts_per_split: texts that a stopped run may lose; changes no score.
+        gradients: how gradient features are made; None makes none.
 
     Raises:
         ConfigError: an option of files beside a dataset.
@@ -91,7 +103,10 @@ def score_steps(
             of_reference = texts(reference, f"{REFERENCE}-{DOCUMENTS}")
             counts = ReferenceTokens(model=work.model, digest=work.digest)
             steps.append(ReferenceCounts(step, of_reference, counts))
-    return [*steps, ScoredTexts(TABLE, of_corpus, work, reference=step, texts_per_split=texts_per_split)]
+    steps.append(ScoredTexts(TABLE, of_corpus, work, reference=step, texts_per_split=texts_per_split))
+    if gradients is not None:
+        steps.append(GradientTexts(GRADIENTS, of_corpus, gradients, texts_per_split=texts_per_split))
+    return steps
 
 
 def _earlier_reference(path: str) -> Dataset | None:

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from penstock.scoring.calibration import CalibrationSettings, cell_name, least_texts
 from penstock.scoring.formulas import SCORES
+from penstock.scoring.gradients_step import GRADIENTS
 from penstock.scoring.run import Done
+from penstock.scoring.step import TABLE
 from penstock.step import Check
 from penstock.terminal import PATH_CHARACTERS, plain, print_table, say, table
 
@@ -28,7 +30,9 @@ def print_checks(checks: Sequence[Check], out: str, console: Console | None = No
 def print_scores(done: Done, console: Console | None = None) -> None:
     """Texts, tokens, and the mean of every score over the texts that have it, by domain."""
     console = console or Console()
-    manifest = done.dataset.manifest
+    scored, gradients = done.of(TABLE), done.of(GRADIENTS)
+    assert scored is not None
+    manifest = scored.manifest
     domains: dict[str, dict[str, Any]] = manifest.stats["domains"]
     scores = [name for name in SCORES if any(of[name]["texts"] for of in domains.values())]
     shown = table(("domain",), ("texts", "tokens", "cut", *scores, "perplexity"))
@@ -58,6 +62,14 @@ def print_scores(done: Done, console: Console | None = None) -> None:
         f"model {settings['model'][:12]}  tokenizer {settings['tokenizer'][:12]}  max_tokens {settings['max_tokens']}  "
         f"reference {reference}",
     )
+    if gradients is not None:
+        facts = gradients.manifest
+        losses = ", ".join(f"{epoch['loss']:.3f}" for epoch in facts.stats["warmup"])
+        say(
+            console,
+            f"gradients of {facts.stats['with_gradient']:,} of {facts.counts.kept:,} texts; "
+            f"the warm-up's loss by epoch: {losses}",
+        )
     print_where(done, console)
 
 

@@ -131,8 +131,7 @@ class LESS:
             TrainingError: the warm-up's loss is no finite number.
         """
         check_target(target, self.reads, method=self.name)
-        reading, store = self._reading(models.fingerprint(self.model)), GradientStore(path=self.store)
-        reader = reader_of(reading)
+        reader = reader_of(self._reading(models.fingerprint(self.model)))
         texts = reader.texts(target)
         usable = np.flatnonzero(texts.predicted > 0)
         if not len(usable):
@@ -140,12 +139,8 @@ class LESS:
                 f"less target: got {target.num_rows} row(s) without a token to learn, allowed texts of two tokens and "
                 "more; look at its files"
             )
-        rows = draw_rows(pool, self.share, self.seed)
-        key = self._warmup_key(reading, rows)
-        home = f"{(folder if self.store is None else self.store).rstrip('/')}/warmup-{key[:16]}"
-        checkpoints = train(reader, rows, self._warmup, seed=self.seed, folder=home)
-        if self.store is not None:
-            checkpoints = [checkpoint.copy_to(folder) for checkpoint in checkpoints]
+        gradients = self.warm_up(pool, folder)
+        checkpoints = gradients.checkpoints
 
         tasks, task = np.unique(np.array(target["domain"].fill_null("").to_pylist())[usable], return_inverse=True)
         some, means = texts.take(usable.tolist()), []
@@ -161,19 +156,61 @@ class LESS:
             "parameters": reader.factors.size,
         }
         path, digest = artifact.save(folder, self.name, {"target": np.stack(means), "weights": weights}, facts)
-        return LessScore(
-            path=path,
-            digest=digest,
+        return LessScore(path=path, digest=digest, gradients=gradients)
+
+    def warm_up(self, pool: Iterable[pa.RecordBatch], folder: str) -> GradientFeatures:
+        """Train the factors on a sample of the pool and save a checkpoint an epoch under ``folder``; no target is read.
+
+        Raises:
+            ConfigError: the pool has no row to learn from; no causal LM at ``model``, or one without the layers.
+            TrainingError: the warm-up's loss is no finite number.
+        """
+        reading = self._reading(models.fingerprint(self.model))
+        rows = draw_rows(pool, self.share, self.seed)
+        key = self._warmup_key(reading, rows)
+        home = f"{(folder if self.store is None else self.store).rstrip('/')}/warmup-{key[:16]}"
+        checkpoints = train(reader_of(reading), rows, self._warmup, seed=self.seed, folder=home)
+        if self.store is not None:
+            checkpoints = [checkpoint.copy_to(folder) for checkpoint in checkpoints]
+        return GradientFeatures(
             reading=reading,
             projection=self._projected,
             checkpoints=tuple(checkpoints),
-            store=store,
+            store=GradientStore(path=self.store),
         )
 
     def _warmup_key(self, reading: Reading, rows: pa.Table) -> str:
         """What decides the checkpoints."""
         sample = TableDigest.of(rows).hex(columns_of(rows.schema))
         return hash_json([_decides(reading), asdict(self._warmup), sample, self.seed, self.revision])
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientFeatures:
+    """What turns rows into gradient features; made by ``LESS.warm_up``."""
+
+    reading: Reading
+    projection: Projection
+    checkpoints: tuple[Stored, ...]
+    store: GradientStore
+
+    def of(self, batch: pa.RecordBatch) -> list[Features]:
+        """Features (n, D) of a batch's rows, one array a checkpoint: from the store, or made and put there.
+
+        Rows need ``doc_id`` and ``text``, and ``learn`` where only ranges of a text are learned. A row without a
+        gradient has NaN.
+        """
+        part, texts, found = part_of(batch), None, []
+        for number, checkpoint in enumerate(self.checkpoints, 1):
+            key = hash_json([_decides(self.reading), asdict(self.projection), checkpoint.digest, LessScore.revision])
+            kept = self.store.read(key, number, part, rows=batch.num_rows, dimensions=self.projection.dimensions)
+            if kept is None:
+                reader = reader_of(self.reading)
+                texts = texts or reader.texts(batch)
+                kept = reader.features(texts, checkpoint.load(reader.model.device), self.projection, adam=True)
+                self.store.write(key, number, part, batch["doc_id"], kept)
+            found.append(kept)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +222,7 @@ class LessScore:
 
     path: str
     digest: str
-    reading: Reading
-    projection: Projection
-    checkpoints: tuple[Stored, ...]
-    store: GradientStore
+    gradients: GradientFeatures
 
     name: ClassVar[str] = "less"
     revision: ClassVar[int] = 1
@@ -200,7 +234,7 @@ class LessScore:
 
     def artifacts(self) -> tuple[str, ...]:
         """Files that belong to the scores."""
-        return (self.path, *(checkpoint.path for checkpoint in self.checkpoints))
+        return (self.path, *(checkpoint.path for checkpoint in self.gradients.checkpoints))
 
     def facts(self) -> dict[str, Any]:
         """``tasks`` with their examples, ``target_rows_unread``, ``warmup`` (rate and loss by epoch), ``weights``."""
@@ -210,23 +244,9 @@ class LessScore:
         arrays = artifact.load(self.path, self.digest).arrays
         if not batch.num_rows:
             return {LESS.column: scores_array(np.zeros(0))}
-        features = self.features(batch)
+        features = self.gradients.of(batch)
         found = best_task(influence(features, list(arrays["target"]), arrays["weights"]))
         return {LESS.column: scores_array(found, ~np.isnan(found))}
-
-    def features(self, batch: pa.RecordBatch) -> list[Features]:
-        """Features (n, D) of a batch's rows, one array a checkpoint: from the store, or made and put there."""
-        part, texts, found = part_of(batch), None, []
-        for number, checkpoint in enumerate(self.checkpoints, 1):
-            key = hash_json([_decides(self.reading), asdict(self.projection), checkpoint.digest, self.revision])
-            kept = self.store.read(key, number, part, rows=batch.num_rows, dimensions=self.projection.dimensions)
-            if kept is None:
-                reader = reader_of(self.reading)
-                texts = texts or reader.texts(batch)
-                kept = reader.features(texts, checkpoint.load(reader.model.device), self.projection, adam=True)
-                self.store.write(key, number, part, batch["doc_id"], kept)
-            found.append(kept)
-        return found
 
 
 def _decides(reading: Reading) -> dict[str, Any]:

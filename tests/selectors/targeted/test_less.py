@@ -122,9 +122,9 @@ def test_the_state_does_not_depend_on_the_order_of_the_pool(fitted, model_folder
 
 def test_scores_are_what_the_formula_says_of_the_parts(fitted, pool, target, model_folder):
     few = pool.slice(28, 4)
-    reader = reader_of(fitted.reading)
+    reader = reader_of(fitted.gradients.reading)
     of_rows, of_target, rates = [], [], []
-    for checkpoint in fitted.checkpoints:
+    for checkpoint in fitted.gradients.checkpoints:
         moments = checkpoint.load("cpu")
         reader.factors.assign(moments.factors)
         found = []
@@ -139,8 +139,8 @@ def test_scores_are_what_the_formula_says_of_the_parts(fitted, pool, target, mod
         step = m / np.sqrt(v + 1e-8)
         projected = []
         for vectors in (step, found[1]):
-            out = fitted.projection.zeros(len(vectors))
-            fitted.projection.add(out, torch.from_numpy(vectors), 0)
+            out = fitted.gradients.projection.zeros(len(vectors))
+            fitted.gradients.projection.add(out, torch.from_numpy(vectors), 0)
             projected.append((out / out.norm(dim=1, keepdim=True)).numpy())
         of_rows.append(projected[0])
         of_target.append(projected[1])
@@ -188,7 +188,7 @@ def test_a_warm_up_that_was_killed_goes_on_and_ends_with_the_same_bytes(
         less.fit(target, pool.to_batches(), str(tmp_path))
     again = less.fit(target, pool.to_batches(), str(tmp_path))
     assert calls == [0, 1, 2, 2]
-    assert [c.digest for c in again.checkpoints] == [c.digest for c in fitted.checkpoints]
+    assert [c.digest for c in again.gradients.checkpoints] == [c.digest for c in fitted.gradients.checkpoints]
     assert state_fingerprint(again) == state_fingerprint(fitted)
 
 
@@ -226,7 +226,9 @@ def test_a_store_that_was_interrupted_is_gone_on_with_and_scores_are_the_same(
     assert area(-of_second, np.arange(120) < 30) > 0.8
     shutil.rmtree(tmp_path / "store")
     assert (tmp_path / "two").is_dir()
-    assert all(checkpoint.facts() for checkpoint in second.checkpoints)  # what belongs to the scores lies with them
+    assert all(
+        checkpoint.facts() for checkpoint in second.gradients.checkpoints
+    )  # what belongs to the scores lies with them
 
 
 def test_rows_without_a_token_to_learn_have_no_score(fitted):
@@ -238,7 +240,7 @@ def test_rows_without_a_token_to_learn_have_no_score(fitted):
 
 
 def test_learned_byte_ranges_are_learned_tokens(fitted):
-    reader = reader_of(fitted.reading)
+    reader = reader_of(fitted.gradients.reading)
     table = rows(["w1 é w22 w3 w44"] * 3, seed=0, learn=[[6, 12], [0, 2, 14, 16], [7, 12]])
     # bytes: w1 0-2, é 3-5, w22 6-9, w3 10-12, w44 13-16; a token that a border cuts is not learned
     assert [mask.tolist() for mask in reader.texts(table).learned] == [
