@@ -84,7 +84,7 @@ def _go(
 ) -> None:
     from penstock.recipe import Recipe
     from penstock.run import check, root_of, run
-    from penstock.terminal import Terminal, print_checks, print_results
+    from penstock.terminal import print_checks, print_results, resumable
 
     loaded = Recipe.load(recipe, overrides)
     if only == ["model-1"]:
@@ -94,23 +94,18 @@ def _go(
         checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
         print_checks(loaded, root_of(loaded, out), checks, split_bytes)
         return
-    try:
-        with Terminal() as terminal:
-            result = run(
-                loaded,
-                out=out,
-                workers=workers,
-                engine=_engine(runner, runner_options),
-                reporter=terminal,
-                split_bytes=split_bytes,
-                only=only,
-                since=since,
-                flow=flow,
-            )
-    except KeyboardInterrupt:
-        # caught here because typer would print its own word for it
-        typer.echo("penstock: interrupted; what is done is kept, run the same command again to resume", err=True)
-        raise typer.Exit(130) from None
+    with resumable() as terminal:
+        result = run(
+            loaded,
+            out=out,
+            workers=workers,
+            engine=_engine(runner, runner_options),
+            reporter=terminal,
+            split_bytes=split_bytes,
+            only=only,
+            since=since,
+            flow=flow,
+        )
     print_results(result)
 
 
@@ -229,23 +224,19 @@ def push(
     Readers of DEST see the older version or the new one, never a part. A push that was cut short is run again.
     """
     from penstock.push import push as send
-    from penstock.terminal import Terminal, print_pushed
+    from penstock.terminal import print_pushed, resumable
 
-    try:
-        with Terminal() as terminal:
-            result = send(
-                folder,
-                dest,
-                dry_run=dry_run,
-                keep=keep,
-                create=create,
-                private=private,
-                branch=branch,
-                progress=terminal.bar,
-            )
-    except KeyboardInterrupt:
-        typer.echo("penstock: interrupted; what was sent is kept, run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
+    with resumable("what was sent", "go on") as terminal:
+        result = send(
+            folder,
+            dest,
+            dry_run=dry_run,
+            keep=keep,
+            create=create,
+            private=private,
+            branch=branch,
+            progress=terminal.bar,
+        )
     print_pushed(result)
 
 
@@ -297,7 +288,7 @@ def select(
     """
     from penstock.selection import budget_of, check, plan, print_planned, print_selected, steps_of
     from penstock.selection import select as choose
-    from penstock.terminal import Terminal
+    from penstock.terminal import resumable
 
     budget = budget_of(fraction, count, tokens)
     made = plan(by, set_, model)
@@ -306,19 +297,15 @@ def select(
     if dry_run:
         print_planned(check(steps, out, split_bytes), out)
         return
-    try:
-        with Terminal() as terminal:
-            result = choose(
-                steps,
-                out,
-                workers=workers,
-                reporter=terminal,
-                split_bytes=split_bytes,
-                max_dropped=made.max_dropped,
-            )
-    except KeyboardInterrupt:
-        typer.echo("penstock: interrupted; what is done is kept, run the same command again to resume", err=True)
-        raise typer.Exit(130) from None
+    with resumable() as terminal:
+        result = choose(
+            steps,
+            out,
+            workers=workers,
+            reporter=terminal,
+            split_bytes=split_bytes,
+            max_dropped=made.max_dropped,
+        )
     print_selected(result)
 
 

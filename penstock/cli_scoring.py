@@ -92,14 +92,10 @@ def score(
 
 def _steps(steps: Any, out: str, workers: int) -> Any:
     from penstock.scoring.run import run_steps
-    from penstock.terminal import Terminal
+    from penstock.terminal import resumable
 
-    try:
-        with Terminal() as terminal:
-            return run_steps(steps, out, workers=workers, reporter=terminal)
-    except KeyboardInterrupt:
-        typer.echo("penstock: interrupted; what is done is kept, run the same command again to resume", err=True)
-        raise typer.Exit(130) from None
+    with resumable() as terminal:
+        return run_steps(steps, out, workers=workers, reporter=terminal)
 
 
 @screen_app.command("calibrate")

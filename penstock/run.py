@@ -15,8 +15,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,7 @@ from penstock.ownership import claim
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import Engine
 from penstock.recipe import Recipe
-from penstock.step import Check, Reporter, Settings, Silent, StepResult, check_steps, run_step
+from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps, run_step
 from penstock.storage import Folder
 
 FINGERPRINTS = ".fingerprints.json"
@@ -124,11 +124,34 @@ def own_folder(recipe: Recipe, root: Folder, *, write: bool) -> None:
         root.write_bytes("recipe.yaml", recipe.to_yaml().encode())
 
 
-def _load_report() -> None:
-    from penstock.report import build, charts_selection, charts_training, render  # noqa: F401
-    from penstock.report.charts import load_converter
+@contextmanager
+def building(
+    steps: Sequence[Step],
+    root: Folder,
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter,
+) -> Iterator[tuple[list[Check], Callable[[Step], StepResult]]]:
+    """What a folder's steps are built with, for every verb that builds: their checks, and the function that builds one.
 
-    load_converter()
+    The caller holds the folder's lock and has claimed it. Seconds and peak memory of each build go to the timings.
+    """
+    checks = check_steps(steps, root, settings)
+    settings.fingerprint.save()  # type: ignore[attr-defined]
+    with ExitStack() as stack:
+        engine = engine or stack.enter_context(HomeEngine(workers))
+        watch = stack.enter_context(PeakMemory())
+
+        def build(step: Step) -> StepResult:
+            watch.reset()
+            result = run_step(step, root, engine, reporter, settings)
+            if not result.skipped:
+                remember(root, result, watch.peak)
+            return result
+
+        yield checks, build
 
 
 def run(
@@ -172,24 +195,14 @@ def run(
         steps = plan(recipe)
         if only is not None:
             steps = needed(steps, only)
-        checks = check_steps(steps, root, settings)
-        settings.fingerprint.save()  # type: ignore[attr-defined]
-        engine = engine or stack.enter_context(HomeEngine(workers))
+        together = building(steps, root, settings, workers=workers, engine=engine, reporter=reporter)
+        checks, build = stack.enter_context(together)
         by_name = {step.name: step for step in steps}
         results: list[StepResult] = []
-        watch = stack.enter_context(PeakMemory())
 
         def do(name: str) -> StepResult:
-            watch.reset()
-            result = run_step(by_name[name], root, engine, reporter, settings)
-            if not result.skipped:
-                remember(root, result, watch.peak)
-            results.append(result)
-            return result
-
-        if report and not all(c.skip for c in checks):
-            # two seconds of imports, taken while the workers work
-            threading.Thread(target=_load_report, daemon=True).start()
+            results.append(build(by_name[name]))
+            return results[-1]
 
         def write_report() -> str:
             from penstock.report.build import write_report

@@ -30,14 +30,13 @@ from penstock.pipelines.candidates import POOL, TARGET, Overlap, Pool, pool_data
 from penstock.pipelines.choice import COMPARISON, Comparison, Selection, selection_of
 from penstock.pipelines.documents import Documents
 from penstock.pipelines.embed import Embedded, EmbedderStep
-from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.targeted import EMBEDDED, EMBEDDER, EMBEDDING, Scores, scores_of
-from penstock.run import Fingerprints, PeakMemory, read_timings, remember
+from penstock.run import Fingerprints, building, read_timings
 from penstock.selectors.guard import DEFAULT as MAX_DROPPED
 from penstock.selectors.targeted import method
 from penstock.selectors.targeted.base import Budget
 from penstock.sources.files import FileEntry, FileSource
-from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps, run_step
+from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps
 from penstock.storage import Folder
 
 if TYPE_CHECKING:
@@ -237,17 +236,8 @@ def select(
         stack.enter_context(FolderLock(root))
         claim(root, OWNER, write=True)
         settings = _settings(root, split_bytes, max_dropped or {})
-        check_steps(steps, root, settings)
-        settings.fingerprint.save()  # type: ignore[attr-defined]
-        engine = stack.enter_context(HomeEngine(workers))
-        watch = stack.enter_context(PeakMemory())
-        results = []
-        for step in steps:
-            watch.reset()
-            result = run_step(step, root, engine, reporter, settings)
-            if not result.skipped:
-                remember(root, result, watch.peak)
-            results.append(result)
+        _, build = stack.enter_context(building(steps, root, settings, workers=workers, reporter=reporter))
+        results = [build(step) for step in steps]
     comparison = next(step for step in steps if isinstance(step, Comparison))
     return Selected(root, comparison.methods, tuple(results))
 

@@ -5,7 +5,8 @@ Names and texts come from data; ``plain`` shows what a terminal would obey.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,22 @@ class Terminal:
 
     def warn(self, message: str) -> None:
         say(self.console, ("warning: ", "yellow"), plain(message, 4 * NAME_CHARACTERS))
+
+
+@contextmanager
+def resumable(kept: str = "what is done", goes_on: str = "resume") -> Iterator[Terminal]:
+    """The terminal of a verb whose work goes on where it was stopped: Ctrl-C says so and ends with 130.
+
+    Caught here because typer would print its own word for it.
+    """
+    import typer
+
+    try:
+        with Terminal() as terminal:
+            yield terminal
+    except KeyboardInterrupt:
+        typer.echo(f"penstock: interrupted; {kept} is kept, run the same command again to {goes_on}", err=True)
+        raise typer.Exit(130) from None
 
 
 def print_results(result: RunResult, console: Console | None = None) -> None:

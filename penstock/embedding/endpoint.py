@@ -16,7 +16,6 @@ Price: the server's; reading an answer takes 50 µs a vector of 384 dimensions.
 from __future__ import annotations
 
 import functools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,7 +24,8 @@ import numpy as np
 import orjson
 
 from penstock.embedding.base import Vectors, normalised
-from penstock.errors import ConfigError, InputError
+from penstock.errors import InputError
+from penstock.model_server import Refused, TryAgain, check_status, key_headers, no_answer
 
 PROBE = (
     "The river carries the water to the mill.",
@@ -33,21 +33,7 @@ PROBE = (
     "The court dismissed the appeal.",
     "Two plus two is four.",
 )
-AGAIN = {408, 409, 425, 429}
-AT_FAULT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
-
-
-class TryAgain(Exception):
-    """A request that may work later; ``wait`` is what the server asked for, in seconds."""
-
-    def __init__(self, what: str, wait: float | None = None) -> None:
-        super().__init__(what)
-        self.wait = wait
-
-
-class Refused(Exception):
-    """A request that the server refuses for what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,15 +137,8 @@ class Endpoint:
         except httpx.InvalidURL as error:
             raise InputError(f"{self._where}: {error}; check embed.model.url") from error
         except httpx.TransportError as error:
-            raise TryAgain(f"no answer ({type(error).__name__}: {error})") from error
-        status = answer.status_code
-        if status in AGAIN or status >= 500:
-            raise TryAgain(f"status {status} ({excerpt(answer)})", retry_after(answer))
-        if status in AT_FAULT:
-            raise Refused(f"status {status}: {excerpt(answer)}")
-        if status != 200:
-            mend = {401: "the API key", 403: "the API key", 404: "url (it ends with /v1) and model"}.get(status, "url")
-            raise InputError(f"{self._where}: got status {status} ({excerpt(answer)}), allowed 200; check {mend}")
+            raise no_answer(error) from error
+        check_status(answer, self._where)
         return self._vectors(answer.content, len(texts))
 
     def _vectors(self, content: bytes, expected: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -180,36 +159,6 @@ class Endpoint:
                 "behind the address changed, so change embed.model.revision"
             )
         return vectors
-
-
-def key_headers(where: str, api_key_env: str | None) -> dict[str, str]:
-    """The header with the API key, from its environment variable; none where the server wants none.
-
-    Raises:
-        ConfigError: the variable is not set.
-    """
-    if api_key_env is None:
-        return {}
-    key = os.environ.get(api_key_env)
-    if not key:
-        raise ConfigError(
-            f"{where}.api_key_env: the environment variable {api_key_env} is not set, allowed one that "
-            "holds the API key; export it where penstock and its workers run"
-        )
-    return {"Authorization": f"Bearer {key}"}
-
-
-def excerpt(answer: Any) -> str:
-    """The beginning of an error's text, on one line; servers send whole pages."""
-    return " ".join(answer.text[:200].split())
-
-
-def retry_after(answer: Any) -> float | None:
-    """Seconds that the server asks to be waited, where it says."""
-    try:
-        return max(0.0, float(answer.headers["Retry-After"]))
-    except (KeyError, ValueError):  # none, or a date
-        return None
 
 
 @functools.cache

@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 import orjson
 
-from penstock.embedding.endpoint import AGAIN, AT_FAULT, TryAgain, excerpt, key_headers, retry_after
 from penstock.errors import InputError
 from penstock.generators.base import Completion, Request, TokenLogprob, Usage
+from penstock.model_server import Refused, TryAgain, check_status, key_headers, no_answer
 
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
@@ -138,15 +138,11 @@ class ChatEndpoint:
         except httpx.InvalidURL as error:
             raise InputError(f"{self._where}: {error}; check model.url") from error
         except httpx.TransportError as error:
-            raise TryAgain(f"no answer ({type(error).__name__}: {error})") from error
-        status = answer.status_code
-        if status in AGAIN or status >= 500:
-            raise TryAgain(f"status {status} ({excerpt(answer)})", retry_after(answer))
-        if status in AT_FAULT:
-            return Completion(error=f"status {status}: {excerpt(answer)}")
-        if status != 200:
-            mend = {401: "the API key", 403: "the API key", 404: "url (it ends with /v1) and model"}.get(status, "url")
-            raise InputError(f"{self._where}: got status {status} ({excerpt(answer)}), allowed 200; check {mend}")
+            raise no_answer(error) from error
+        try:
+            check_status(answer, self._where)
+        except Refused as error:
+            return Completion(error=str(error))
         try:
             return parsed(orjson.loads(answer.content), chat=request.messages is not None)
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from penstock import work as rowwork
 from penstock.errors import ConfigError, DatasetError
-from penstock.pipelines.documents import config_of, input_file, part_splits
+from penstock.pipelines.documents import config_of, part_splits
 from penstock.pipelines.fit import SampleSide, SampleSource, Side, adopted, merge_summaries
 from penstock.pipelines.passes import Receipt, splits_of
 from penstock.selectors import artifact
@@ -25,6 +25,7 @@ from penstock.selectors.normalise import Normalise, NotEmpty
 from penstock.selectors.quality import MINIMUM_ROWS, QualityClassifier, QualityScore
 from penstock.selectors.scorers.perplexity import NgramCounts, PerplexityModel
 from penstock.selectors.splits import AssignSplit
+from penstock.sources.base import InputFile
 from penstock.sources.files import FileEntry, FileSource
 from penstock.step import Built, Context, Settings, Step
 from penstock.storage import Folder
@@ -93,7 +94,9 @@ class TrainedQuality(Step):
 
     def inputs(self, settings: Settings) -> dict[str, str]:
         path = Path(trained(self.folder).path)
-        return {file.name: settings.fingerprint(input_file(file)) for file in (path, path.with_suffix(".safetensors"))}
+        return {
+            file.name: settings.fingerprint(InputFile.local(file)) for file in (path, path.with_suffix(".safetensors"))
+        }
 
     def build(self, context: Context) -> Built:
         given = trained(self.folder)

@@ -10,7 +10,6 @@ an equal sha256.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,12 +27,6 @@ from penstock.step import Built, Context, Settings, Step, library_versions
 from penstock.storage import Folder
 from penstock.tokenization import metrics
 from penstock.tokenization.encode import Encode
-
-
-def input_file(path: Path) -> InputFile:
-    """A local file as sources describe theirs."""
-    stat = path.stat()
-    return InputFile(str(path), path.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 @dataclass(frozen=True)
@@ -288,7 +281,7 @@ class Scored(Step):
     def inputs(self, settings: Settings) -> dict[str, str]:
         """Files of the scorers' models, by scorer and name, each with a digest of its bytes."""
         return {
-            f"{place}:{file.name}": settings.fingerprint(input_file(file))
+            f"{place}:{file.name}": settings.fingerprint(InputFile.local(file))
             for place, scorer in enumerate(self.scorers)
             for file in scorer.files()
         }

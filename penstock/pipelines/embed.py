@@ -76,7 +76,7 @@ class EmbedderStep(Step):
     def inputs(self, settings: Settings) -> dict[str, str]:
         files = self._files()
         above = len(os.path.commonpath([file.parent for file in files])) + 1 if files else 0
-        return {str(file)[above:]: settings.fingerprint(_input(file)) for file in files}
+        return {str(file)[above:]: settings.fingerprint(InputFile.local(file)) for file in files}
 
     def _files(self) -> list[Path]:
         """Files of the model, whose bytes are in the key."""
@@ -114,11 +114,6 @@ class EmbedderStep(Step):
             built.artifacts[FACTS] = context.write_artifact(FACTS, body)
         built.stats = {"embedder": facts}
         return built
-
-
-def _input(path: Path) -> InputFile:
-    stat = path.stat()
-    return InputFile(path=str(path), name=path.name, size=stat.st_size, stamp=str(stat.st_mtime_ns))
 
 
 def endpoint_of(model: ModelConfig, dimensions: int) -> Endpoint:

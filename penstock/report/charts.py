@@ -82,13 +82,6 @@ _ATTRIBUTES = frozenset({
 _LONG_DECIMAL = re.compile(r"(-?\d+\.\d\d)\d+")
 
 Data = list[dict[str, Any]]
-
-
-def load_converter() -> None:
-    """Import what draws, so that the first chart need not."""
-    import vl_convert  # noqa: F401
-
-
 # by name, since altair would check every row against the schema of Vega-Lite: half of all the time
 ROWS = alt.NamedData(name="rows")
 

@@ -184,8 +184,7 @@ def model_files(path: str | Path) -> list[Path]:
 
 def input_files(path: str | Path) -> list[InputFile]:
     """The model's files as inputs of a step. Raises ConfigError when there is no model."""
-    stats = [(file, file.stat()) for file in model_files(path)]
-    return [InputFile(str(file), file.name, stat.st_size, str(stat.st_mtime_ns)) for file, stat in stats]
+    return [InputFile.local(file) for file in model_files(path)]
 
 
 def fingerprint(path: str | Path) -> str:

@@ -22,14 +22,13 @@ from penstock.dataset import Dataset, read_manifest
 from penstock.errors import ConfigError, DatasetError
 from penstock.lock import FolderLock
 from penstock.ownership import claim
-from penstock.pipelines.home import HomeEngine
-from penstock.run import Fingerprints
+from penstock.run import Fingerprints, building
 from penstock.scoring.corpus import TEXTS_PER_SPLIT, Corpus, open_corpus, read_files
 from penstock.scoring.gradients_step import GRADIENTS, GradientTexts
 from penstock.scoring.lm_scores import LanguageModelScores
 from penstock.scoring.reference import ReferenceTokens
 from penstock.scoring.step import REFERENCE, TABLE, ReferenceCounts, ScoredTexts, reference_of
-from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps, run_step
+from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps
 from penstock.storage import Folder
 
 if TYPE_CHECKING:
@@ -141,11 +140,10 @@ def run_steps(steps: Sequence[Step], out: str, *, workers: int = 0, reporter: Re
     with ExitStack() as stack:
         stack.enter_context(FolderLock(root))
         own(root, write=True)
-        settings = _settings(root)
-        _fail_early(check_steps(steps, root, settings), workers)
-        settings.fingerprint.save()  # type: ignore[attr-defined]
-        engine = stack.enter_context(HomeEngine(workers))
-        done = [run_step(step, root, engine, reporter or Silent(), settings) for step in steps]
+        together = building(steps, root, _settings(root), workers=workers, reporter=reporter or Silent())
+        checks, build = stack.enter_context(together)
+        _fail_early(checks, workers)
+        done = [build(step) for step in steps]
     return Done(tuple(done))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -72,6 +73,12 @@ class InputFile:
     name: str
     size: int
     stamp: str
+
+    @classmethod
+    def local(cls, path: Path, name: str | None = None) -> InputFile:
+        """A file on disk as it is now, under its own name or another."""
+        stat = path.stat()
+        return cls(str(path), name or path.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 class Origin(NamedTuple):

@@ -45,7 +45,7 @@ class TrainStep(Step):
         found: dict[str, str] = {}
         for name, path in (("model", self.train.model.path), ("reference", self.train.reference_model)):
             files = [] if path is None else sorted([*Path(path).glob("*.json"), *Path(path).glob("*.safetensors")])
-            found |= {f"{name}:{file.name}": settings.fingerprint(input_file(file)) for file in files}
+            found |= {f"{name}:{file.name}": settings.fingerprint(InputFile.local(file)) for file in files}
         return found
 
     def build(self, context: Context) -> Built:
@@ -104,12 +104,6 @@ class TrainStep(Step):
         if not context.folder.is_local:
             shutil.rmtree(local)
         return built
-
-
-def input_file(path: Path) -> InputFile:
-    """A local file as sources describe theirs."""
-    stat = path.stat()
-    return InputFile(str(path), path.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 def local_folder(context: Context) -> Path:

@@ -139,10 +139,8 @@ class MONA:
         if self.model is None or self.code == "ngrams":
             return []
         found = models.input_files(self.model)
-        for file in sae_files(self.sae) if self.sae is not None else ():
-            facts = file.stat()
-            found.append(InputFile(str(file), f"sae {file.name}", facts.st_size, str(facts.st_mtime_ns)))
-        return found
+        own = () if self.sae is None else sae_files(self.sae)
+        return found + [InputFile.local(file, f"sae {file.name}") for file in own]
 
     def fit(self, target: pa.Table, pool: Iterable[pa.RecordBatch], folder: str) -> MonaScore:
         """The target's prototype, and an autoencoder where none is given, saved under ``folder``.
