@@ -138,7 +138,8 @@ from penstock.training.loop import train
 job = json.load(open(sys.argv[1]))
 config = TypeAdapter(TrainConfig).validate_python(job["config"])
 data = TypeAdapter(TrainData).validate_python(job["data"])
-print("parameters", train(config, data, job["out"], progress=False).parameters)
+result = train(config, data, job["out"], progress=False)
+sys.stdout.write(f"parameters {result.parameters}\\n")  # one write: two by print would mix in the pipe of both ranks
 """
 
 
