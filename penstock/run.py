@@ -184,6 +184,7 @@ def run(
         PenstockError: of the kind that says what to mend; everything done so far is kept.
     """
     from penstock.pipelines.plan import needed, plan
+    from penstock.report.process import ReportProcess
 
     started = time.perf_counter()
     reporter = reporter or Silent()
@@ -199,15 +200,18 @@ def run(
         checks, build = stack.enter_context(together)
         by_name = {step.name: step for step in steps}
         results: list[StepResult] = []
+        reports = stack.enter_context(ReportProcess())
+        last = next((c.step.name for c in reversed(checks) if not c.skip), None)
 
         def do(name: str) -> StepResult:
+            if name == last and report and workers != 0:
+                reports.start()
             results.append(build(by_name[name]))
             return results[-1]
 
         def write_report() -> str:
-            from penstock.report.build import write_report
-
-            return write_report(recipe, root, results, time.perf_counter() - started)
+            built = [r.step.name for r in results if not r.skipped]
+            return reports.write(recipe, root, built, time.perf_counter() - started)
 
         if flow and not all(c.skip for c in checks):
             from penstock.flows.run import run_as_flow

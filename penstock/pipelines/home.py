@@ -8,56 +8,18 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any
 
+from penstock import processes
 from penstock.errors import ConfigError, PenstockError, WorkerError
 from penstock.pipelines.passes import Pass, Split, run_split
-
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
-
-
-def _start_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    import pyarrow as pa
-
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(2)
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own (mimalloc) keeps some 90 MB a worker that it has freed
-    # a killed driver cannot stop its workers, so they watch for it
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-
-
-def _leave_with(parent: int) -> None:
-    driver = parent_process()
-    while os.getppid() == parent:
-        if driver is None:
-            time.sleep(0.5)
-        else:
-            driver.join(0.5)  # ends at once when the driver does, before another can take the folder's lock
-    os._exit(1)
-
-
-def _defer_interrupt() -> tuple[threading.Event, Any]:
-    """Note Ctrl-C instead of raising it; returns the note and the handler to restore (None off the main thread).
-
-    A blocked signal is not enough: a thread of a library may take it, and Python still raises in the main
-    thread, where it would cut the start of a worker in half.
-    """
-    noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        return noted, None  # Python raises only in the main thread, which waits for this one
-    return noted, signal.signal(signal.SIGINT, lambda *_: noted.set())
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,40 +54,13 @@ class HomeEngine:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            before = {name: os.environ.get(name) for name in (*_ONE_THREAD, "TOKENIZERS_PARALLELISM")}
-            os.environ |= dict.fromkeys(_ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"}
-            # inherited too: Ctrl-C while workers start would make each of them print a traceback
-            resource_tracker.ensure_running()  # its start, otherwise part of the first worker's, takes the block off
-            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            interrupted, handler = _defer_interrupt()
-            try:
-                self._pool = ProcessPoolExecutor(
-                    self.workers, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
-                )
-                # processes inherit the environment when they start, so start them all while it is set
-                for future in [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]:
-                    future.result()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-                if handler is not None:
-                    signal.signal(signal.SIGINT, handler)
-                for name, value in before.items():
-                    if value is None:
-                        os.environ.pop(name, None)
-                    else:
-                        os.environ[name] = value
-            if interrupted.is_set():
-                raise KeyboardInterrupt
+            self._pool = processes.start(self.workers)
         return self._pool
 
     def close(self) -> None:
         """End the workers, whatever they are at: what a pass has returned is on disk, and a split in flight is lost."""
         if self._pool is not None:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            # an interpreter that ends by itself takes half a second to let go of its modules
-            for process in processes:
-                process.terminate()
+            processes.end(self._pool)
             self._pool = None
 
     def map(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:

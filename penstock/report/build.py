@@ -33,7 +33,7 @@ from penstock.report.samples import CLEANING, dropped_samples, kept_samples
 from penstock.report.selection import search_record, selection_record
 from penstock.report.training import training_record
 from penstock.run import read_timings
-from penstock.step import Step, StepResult, library_versions
+from penstock.step import Step, library_versions
 from penstock.storage import Folder
 
 LIBRARIES = ("python", "apache-beam", "pyarrow", "tokenizers", "torch", "transformers", "scikit-learn", "prefect")
@@ -41,13 +41,15 @@ FILES_NAMED = 5
 MAP_POINTS = 1500  # drawn; each takes some 100 bytes of the page
 
 
-def write_report(recipe: Recipe, root: Folder, results: Sequence[StepResult] = (), seconds: float | None = None) -> str:
+def write_report(
+    recipe: Recipe, root: Folder, built: Collection[str] | None = None, seconds: float | None = None
+) -> str:
     """Write the report of the datasets that are there and return its path.
 
     When the run built nothing and a report of the same datasets exists, it stays.
 
     Args:
-        results: what the run did; none when there was no run.
+        built: names of the steps that the run built; None when there was no run.
         seconds: wall time of the run so far; None gives the sum of the steps' last builds.
 
     Raises:
@@ -59,10 +61,9 @@ def write_report(recipe: Recipe, root: Folder, results: Sequence[StepResult] = (
     manifests = {step.name: Dataset(root / step.name).manifest for step in steps}
     shown = {step.name: [manifests[step.name].key, manifests[step.name].digest, step.budget] for step in steps}
     stamp = hash_json({"steps": shown, "stale": stale, "version": __version__})
-    if results and all(r.skipped for r in results) and root.exists("report.html") and _stamp(root) == stamp:
+    if built is not None and not built and root.exists("report.html") and _stamp(root) == stamp:
         return root.join("report.html")
-    built = {r.step.name for r in results if not r.skipped}
-    record = build_record(recipe, root, steps, manifests, built, seconds, stale)
+    record = build_record(recipe, root, steps, manifests, built or (), seconds, stale)
     from penstock.report.render import write
 
     root.write_bytes("record.json", record.to_json().encode())
@@ -417,12 +418,12 @@ def _tokenizer(root: Folder, manifests: dict[str, Manifest]) -> rec.TokenizerRec
     data = (root / "tokenizer").read_bytes(manifests["tokenizer"].artifacts["tokenizer.json"].path)
     longest = longest_tokens(data, np.ones(stats["vocabulary"], dtype=np.int64))
     return rec.TokenizerRecord(
-        kind="byte-level BPE",
+        kind=stats.get("kind", "byte-level BPE"),
         vocabulary=stats["vocabulary"],
         domains=tuple(
             rec.TokenizerDomain(domain=d, bytes=f["bytes"], tokens=f["tokens"], words=f["words"])
             for d, f in sorted(figures.items())
         ),
         longest=tuple(rec.LongToken(id=t.token_id, text=t.text, bytes=t.bytes) for t in longest),
-        trained_on_bytes=stats["sample_bytes"],
+        trained_on_bytes=stats.get("sample_bytes"),
     )
