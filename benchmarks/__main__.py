@@ -14,8 +14,9 @@ from benchmarks.harness import RESULTS, ROOT, markdown, parser
 
 BENCHMARKS = (
     "startup", "build", "filters", "dedup", "contamination", "embedding", "loader", "loss", "weighting", "mixing",
-    "sampling", "criteria", "search", "quadmix", "selection", "gradients", "scoring", "diversity",
-    "incremental", "memory",
+    "sampling", "criteria", "search", "quadmix", "selection", "gradients", "scoring", "diversity", "bytelevel",
+    "tokenizer_training", "tokenization",
+    "mixture_inference", "patches", "fim", "dynamic", "dynamic_quality", "incremental", "memory",
 )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from penstock import cli_scoring
+from penstock import cli_bytes, cli_scoring, cli_tokenizer
 
 app = typer.Typer(
     name="penstock",
@@ -82,30 +83,38 @@ def _go(
     flow: bool,
     since: str | None = None,
 ) -> None:
-    from penstock.recipe import Recipe
-    from penstock.run import check, root_of, run
-    from penstock.terminal import print_checks, print_results, resumable
+    with ExitStack() as stack:
+        engine = _engine(runner, runner_options)
+        if engine is None and not dry_run and only != ["model-1"]:
+            from penstock.pipelines.home import HomeEngine
 
-    loaded = Recipe.load(recipe, overrides)
-    if only == ["model-1"]:
-        only = [*only, *(f"model-1-{name}" for name in loaded.beside)]
-    split_bytes = int(split_mb * (1 << 20))
-    if dry_run:
-        checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
-        print_checks(loaded, root_of(loaded, out), checks, split_bytes)
-        return
-    with resumable() as terminal:
-        result = run(
-            loaded,
-            out=out,
-            workers=workers,
-            engine=_engine(runner, runner_options),
-            reporter=terminal,
-            split_bytes=split_bytes,
-            only=only,
-            since=since,
-            flow=flow,
-        )
+            # before anything else is loaded: the workers load at the same time
+            engine = stack.enter_context(HomeEngine(workers))
+            engine.start()
+        from penstock.recipe import Recipe
+        from penstock.run import check, root_of, run
+        from penstock.terminal import print_checks, print_results, resumable
+
+        loaded = Recipe.load(recipe, overrides)
+        if only == ["model-1"]:
+            only = [*only, *(f"model-1-{name}" for name in loaded.beside)]
+        split_bytes = int(split_mb * (1 << 20))
+        if dry_run:
+            checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
+            print_checks(loaded, root_of(loaded, out), checks, split_bytes)
+            return
+        with resumable() as terminal:
+            result = run(
+                loaded,
+                out=out,
+                workers=workers,
+                engine=engine,
+                reporter=terminal,
+                split_bytes=split_bytes,
+                only=only,
+                since=since,
+                flow=flow,
+            )
     print_results(result)
 
 
@@ -310,6 +319,8 @@ def select(
 
 
 cli_scoring.add_to(app)
+cli_bytes.add_to(app)
+cli_tokenizer.add_to(app)
 
 
 @app.command()

@@ -211,14 +211,26 @@ class Splits(Section):
 
 
 class TokenizerSection(Section):
-    """A byte-level BPE trained on a sample of the train split."""
+    """A byte-level BPE trained on a sample of the train split, or bytes as they are."""
 
+    kind: Literal["bpe", "bytes"] = "bpe"
+    """`bytes` makes every byte a token: nothing is trained, and the next four keys have nothing to say."""
     vocabulary_size: int = 4096
     min_frequency: int = 2
     sample_mb: Annotated[float, Field(gt=0)] = 8.0
     """UTF-8 megabytes of text sampled for training."""
+    digits: Literal["left_to_right", "right_to_left"] = "left_to_right"
+    """From which end of a number its digits are grouped by three."""
     special: tuple[str, ...] | None = None
     """Texts that become one token each in conversations; `null` takes the markers of the sources' chat templates."""
+
+    @pydantic.model_validator(mode="after")
+    def _of_kind(self) -> TokenizerSection:
+        trained = {name: getattr(self, name) for name in ("vocabulary_size", "min_frequency", "sample_mb", "digits")}
+        given = [name for name, value in trained.items() if value != type(self).model_fields[name].default]
+        if self.kind == "bytes" and given:
+            raise ValueError(f"got {given[0]} for kind: bytes, which trains nothing; leave it out, or set kind: bpe")
+        return self
 
 
 class QualitySet(Section):

@@ -32,6 +32,7 @@ from penstock.storage import Folder
 
 FINGERPRINTS = ".fingerprints.json"
 TIMINGS = "timings.json"
+_REPORT_LOADS = 3  # last steps of a run: in a small one they take as long as the report's libraries to load
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,10 @@ def run(
         by_name = {step.name: step for step in steps}
         results: list[StepResult] = []
         reports = stack.enter_context(ReportProcess())
-        last = next((c.step.name for c in reversed(checks) if not c.skip), None)
+        last = [c.step.name for c in checks if not c.skip][-_REPORT_LOADS:]
 
         def do(name: str) -> StepResult:
-            if name == last and report and workers != 0:
+            if name in last and report and workers != 0:
                 reports.start()
             results.append(build(by_name[name]))
             return results[-1]

@@ -60,7 +60,10 @@ from penstock.selectors.splits import AssignSplit
 from penstock.selectors.substring import RepeatedSubstrings
 from penstock.sources.base import documents_batch
 from penstock.tokenization.bpe import BPEConfig, train_bpe
+from penstock.tokenization.bytelevel.alignment import AlignTokenizers
 from penstock.tokenization.encode import Encode
+from penstock.tokenization.patches.byte_lm import train_byte_lm
+from penstock.tokenization.patches.equal_info import EncodeEqualInfo
 from penstock.work import Annotator, Filter, Fitted, Grouped, describe
 
 ROWS = 96
@@ -178,6 +181,8 @@ FROM_FILES = (
     "QuaDMixSample",
     "SignalScore",
     "Encode",
+    "AlignTokenizers",
+    "EncodeEqualInfo",
     "Decontaminate",
 )
 
@@ -192,6 +197,8 @@ def works(rows, tmp_path_factory):
     pq.write_table(seen, folder / "signals.parquet")
     tokenizer = train_bpe(SENTENCES, BPEConfig(vocabulary_size=300))
     (folder / "tokenizer.json").write_bytes(tokenizer)
+    (folder / "smaller.json").write_bytes(train_bpe(SENTENCES, BPEConfig(vocabulary_size=280)))
+    byte_lm, byte_lm_digest = train_byte_lm(SENTENCES, 3).save(str(folder / "byte-lm"))
     (folder / "words.txt").write_text("copper\nx.org\n")
     train = pa.array(["train"] * ROWS)
     alike = rows.set_column(rows.schema.names.index("split"), "split", train)
@@ -206,6 +213,13 @@ def works(rows, tmp_path_factory):
         "QuaDMixSample": fitted(PLAIN["MergedHistograms"], rows, folder),
         "SignalScore": SignalScore(path=str(folder / "signals.parquet"), digest=sha256(folder / "signals.parquet")),
         "Encode": Encode(tokenizer_file=str(folder / "tokenizer.json"), sha256=hashlib.sha256(tokenizer).hexdigest()),
+        "AlignTokenizers": AlignTokenizers(
+            first_file=str(folder / "tokenizer.json"),
+            first_sha256=hashlib.sha256(tokenizer).hexdigest(),
+            second_file=str(folder / "smaller.json"),
+            second_sha256=sha256(folder / "smaller.json"),
+        ),
+        "EncodeEqualInfo": EncodeEqualInfo(model=byte_lm, digest=byte_lm_digest),
     }
 
 
@@ -242,9 +256,12 @@ def cut(batch, pieces):
 def test_the_table_of_works_is_complete():
     import penstock.selectors
     import penstock.tokenization
+    import penstock.tokenization.bytelevel
+    import penstock.tokenization.patches
 
     found = {"TextBytes": TextBytes}
-    for package in (penstock.selectors, penstock.tokenization):
+    packages = (penstock.tokenization, penstock.tokenization.bytelevel, penstock.tokenization.patches)
+    for package in (penstock.selectors, *packages):
         for module in pkgutil.iter_modules(package.__path__):
             contents = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
             found |= {n: v for n, v in contents.items() if isinstance(v, type) and {"reads", "adds"} <= set(dir(v))}
@@ -295,6 +312,8 @@ def test_constructing_a_work_touches_no_file():
     UrlBlocklist(domains=("/no/such/list.txt",))
     WordBlocklist(lists=("/no/such/list.txt",))
     Encode(tokenizer_file="/no/such/file.json", sha256="0" * 64)
+    EncodeEqualInfo(model="/no/such/model.json", digest="0" * 64)
+    AlignTokenizers(first_file="/a.json", first_sha256="0" * 64, second_file="/b.json", second_sha256="0" * 64)
 
 
 def test_description_and_output_are_the_same_in_another_process(works, rows, tmp_path):

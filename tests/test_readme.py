@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from penstock import kernels
 from penstock.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,8 @@ def test_python_blocks_run(code, finished, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(finished[0] / "run")
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    if (folder := kernels.cache_folder()) is not None:
+        env["NUMBA_CACHE_DIR"] = str(Path(folder).parent)  # another home would compile everything again
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

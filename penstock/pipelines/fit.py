@@ -3,7 +3,8 @@
 ``fit_over`` is the whole idea: a summary of each part is written beside it as a small table; the
 driver merges equal numbers of parts together, so its memory is a few summaries whatever the number of parts.
 
-The tokenizer step samples the train split, trains a byte-level BPE and publishes ``tokenizer.json``.
+The tokenizer step samples the train split, trains a byte-level BPE and publishes ``tokenizer.json``, or publishes that
+of the bytes.
 The quality step samples a positive and a negative set and publishes a classifier.
 """
 
@@ -29,6 +30,7 @@ from penstock.selectors.splits import AssignSplit
 from penstock.step import Built, Context, Settings, Step
 from penstock.storage import Folder
 from penstock.tokenization.bpe import END, PAD, SPECIAL, BPEConfig, train_bpe_from_table, vocabulary_size
+from penstock.tokenization.patches.bytes import byte_tokenizer
 
 
 def write_summary(out: PartWriter, summary: Any) -> None:
@@ -124,7 +126,7 @@ def rowwork_layout(works: tuple[Any, ...]) -> str:
 class Tokenizer(Step):
     """A byte-level BPE trained on a bottom-k-by-hash sample of the train split."""
 
-    revision = 1
+    revision = 2
     libraries = ("tokenizers",)
     fitted = True
 
@@ -160,6 +162,31 @@ class Tokenizer(Step):
                 "pad_id": SPECIAL.index(PAD),
                 "sample_documents": sample.num_rows,
                 "sample_bytes": size,
+            },
+        )
+
+
+class ByteTokenizer(Step):
+    """The tokenizer whose tokens are the bytes: nothing is learned, so it has no parents."""
+
+    revision = 1
+    libraries = ("tokenizers",)
+
+    def __init__(self, name: str, special: tuple[str, ...], budget: float | None = None) -> None:
+        self.name, self.special, self.budget = name, special, budget
+
+    def config(self) -> dict[str, Any]:
+        return {"special": list(self.special)}
+
+    def build(self, context: Context) -> Built:
+        data = byte_tokenizer(self.special)
+        return Built(
+            artifacts={"tokenizer.json": context.write_artifact("tokenizer.json", data)},
+            stats={
+                "kind": "bytes",
+                "vocabulary": vocabulary_size(data),
+                "end_id": SPECIAL.index(END),
+                "pad_id": SPECIAL.index(PAD),
             },
         )
 

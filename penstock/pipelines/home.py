@@ -34,6 +34,15 @@ def _run(path: str, split: Split) -> None:
     run_split(_pass_in(path), split)
 
 
+def _load() -> None:
+    """What the work of nearly every build imports."""
+    from penstock import kernels
+    from penstock.pipelines import near, publish, select
+
+    del near, publish, select
+    kernels.cache_folder()
+
+
 class HomeEngine:
     """A process pool over splits; ``workers=0`` runs in this process (for notebooks and debuggers)."""
 
@@ -52,10 +61,10 @@ class HomeEngine:
     ) -> None:
         self.close()
 
-    def _start(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = processes.start(self.workers)
-        return self._pool
+    def start(self) -> None:
+        """Let the workers start and load what every build needs, while the caller does something else."""
+        if self.workers and self._pool is None:
+            self._pool = processes.start(self.workers, load=_load)
 
     def close(self) -> None:
         """End the workers, whatever they are at: what a pass has returned is on disk, and a split in flight is lost."""
@@ -104,7 +113,9 @@ class HomeEngine:
     def _run_all(self, path: str, splits: Sequence[Split], done: Callable[[int], None]) -> None:
         waiting = iter(splits)
         running: set[Future[Any]] = set()
-        pool = self._start()
+        if self._pool is None:
+            self._pool = processes.start(self.workers)
+        pool = self._pool
         while True:
             # two a worker, so that none waits for the driver
             for split in islice(waiting, 2 * self.workers - len(running)):

@@ -19,7 +19,7 @@ from penstock.pipelines.decontaminate import BenchmarkFiles, Benchmarks, Deconta
 from penstock.pipelines.deduplicate import Deduplicated
 from penstock.pipelines.documents import Documents, Scored
 from penstock.pipelines.embed import Embedded, EmbedderStep
-from penstock.pipelines.fit import QualityStep, Tokenizer
+from penstock.pipelines.fit import ByteTokenizer, QualityStep, Tokenizer
 from penstock.pipelines.group import Grouped, Groups
 from penstock.pipelines.publish import Published
 from penstock.pipelines.search import Search
@@ -266,6 +266,21 @@ def special_tokens(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(marker for chat in chats for marker in chat.special))
 
 
+def tokenizer_step(recipe: Recipe, corpus: str) -> Step:
+    """What makes the tokenizer; ``corpus`` names the step of the documents to learn from."""
+    wanted = recipe.tokenizer
+    if wanted.kind == "bytes":
+        return ByteTokenizer("tokenizer", special_tokens(recipe), recipe.budgets.tokenizer)
+    config = BPEConfig(
+        vocabulary_size=wanted.vocabulary_size,
+        min_frequency=wanted.min_frequency,
+        special=special_tokens(recipe),
+        digits=wanted.digits,
+    )
+    sample_bytes, seed = int(wanted.sample_mb * MB), derive(recipe.seed, "tokenizer")
+    return Tokenizer("tokenizer", corpus, config, sample_bytes, seed, recipe.budgets.tokenizer)
+
+
 def check_guarded(steps: Sequence[Step], allowed: Iterable[str]) -> None:
     """Refuse names of ``max_dropped`` that nothing of this plan bears: a misspelt one would guard nothing.
 
@@ -295,11 +310,6 @@ def all_steps(recipe: Recipe) -> list[Step]:
     """The steps of ``plan``, before they are checked together."""
     budgets, seed = recipe.budgets, recipe.seed
     assign = AssignSplit(seed=derive(seed, "split"), validation=recipe.splits.validation, test=recipe.splits.test)
-    tokenizer = BPEConfig(
-        vocabulary_size=recipe.tokenizer.vocabulary_size,
-        min_frequency=recipe.tokenizer.min_frequency,
-        special=special_tokens(recipe),
-    )
     steps: list[Step] = [
         Documents("documents", sources_of(recipe), row_work(recipe), budgets.documents),
         deduplicated(recipe, assign),
@@ -315,16 +325,7 @@ def all_steps(recipe: Recipe) -> list[Step]:
     corpus = "decontaminated" if recipe.decontaminate is not None else corpus
     steps += grouping(recipe, corpus)
     corpus = steps[-1].name if recipe.group is not None else corpus
-    steps.append(
-        Tokenizer(
-            "tokenizer",
-            corpus,
-            tokenizer,
-            int(recipe.tokenizer.sample_mb * MB),
-            derive(seed, "tokenizer"),
-            budgets.tokenizer,
-        )
-    )
+    steps.append(tokenizer_step(recipe, corpus))
     if recipe.quality is not None and recipe.quality.model is not None:
         steps.append(TrainedQuality("quality", recipe.quality.model, budgets.quality))
     elif recipe.quality is not None and recipe.quality.positive is not None:

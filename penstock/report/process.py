@@ -1,8 +1,8 @@
-"""The report of a run, written by a process that loads the drawing libraries while the last step is built.
+"""The report of a run, written by a process that loads the drawing libraries while the last steps are built.
 
-They take more than a second to load, a fifth of a nightly build; and while its last step is built, a core idles often.
+They take more than a second to load, a fifth of a nightly build, and while its last steps are built a core idles.
 
-Price: 150 MB while the last step is built.
+Price: 150 MB while the last steps are built.
 """
 
 from __future__ import annotations

@@ -15,16 +15,14 @@ borders are special tokens has none.) The closing id is learned when the last by
 rendered from messages by a source that lets no message spell a marker (``sources._chat``), so there the tokenizer's own
 special tokens, all but the end token and the padding, are tokens where the text spells them.
 
-A document longer than ``_WINDOW`` characters is encoded in windows. The last pieces of a window are thrown away
-and the next window starts where they began; a piece that starts ``bpe.LOOK_AHEAD`` characters before
-the end of a window cannot depend on what follows, so the ids equal those of the whole document. That holds for
-the pre-tokenizer of ``bpe`` only: with any other tokenizer a long document is encoded in one go.
+A tokenizer of ``bpe`` is run by the compiled loops of ``piece_encoder``, which give the same ids; any other by
+``tokenizers``.
 
 Where a token begins and ends in bytes follows from the vocabulary for a tokenizer of ``bpe``. For any other the
 library's offsets are taken; they count characters, and a token of half a character spans the whole of it.
 
-Price, on one core: 3 MB/s of English, a tenth less for rows with learned ranges, and some 100 bytes of memory a token
-of the 1 MB in flight. A single line of 50 MB adds 0.2 to 0.4 GB in windows and 6 GB in one go.
+Price, on one core: 30 MB/s of English for a tokenizer of ``bpe``, in memory of a few times the longest document; 3 MB/s
+for any other, and some 100 bytes of memory a token of the 1 MB in flight (6 GB for a single line of 50 MB).
 """
 
 from __future__ import annotations
@@ -47,13 +45,13 @@ from penstock import schema
 from penstock.errors import ConfigError, DatasetError, InputError
 from penstock.spans import LEARN, learn_ranges
 from penstock.tokenization import bpe
+from penstock.tokenization.piece_encoder import PieceEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _Ints = NDArray[np.int64]
 
-_WINDOW = 1 << 18  # characters
 _BATCH_BYTES = 1 << 20  # text encoded in one call
 
 
@@ -105,7 +103,7 @@ class Encode:
         lengths = np.zeros(len(text), dtype=np.int64)
         parts = [np.empty(0, loaded.dtype)]
         for start, stop in _runs(pc.binary_length(text).to_numpy(zero_copy_only=False)):
-            texts = text[start:stop].to_pylist()
+            texts = text[start:stop]
             if learned is None or not learned.rows[start:stop].any():
                 flat, lengths[start:stop] = loaded.encode(texts)
             else:
@@ -188,32 +186,30 @@ class _Loaded:
     tokenizer: Tokenizer
     end_id: int
     dtype: np.dtype[Any]
-    windowed: bool  # its pieces end where `bpe.PATTERN` says, so long documents may go in windows
     markers: dict[str, int]  # special tokens that rendered text may spell
-    widths: NDArray[np.int64] | None  # bytes of each token id, where that decides where tokens begin and end
+    pieces: PieceEncoder | None  # where nothing but `bpe.PATTERN` and merges decides
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def encode(self, texts: pa.Array) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Ids of all texts, each closed by the end id: flat (tokens,), and how many of each text (n,)."""
-        if self.windowed and max(map(len, texts)) > _WINDOW:
-            end = np.array([self.end_id], self.dtype)
-            rows = [np.concatenate([*self._windows(text), end]) for text in texts]
-            return np.concatenate(rows), np.fromiter(map(len, rows), np.int64, len(rows))
+        if self.pieces is not None:
+            return self.pieces.encode(texts, self.dtype, self.end_id)
         # the fast variant tracks no offsets, which nothing here needs
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        encodings = self.tokenizer.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
         for row in ids:
             row.append(self.end_id)
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         return np.fromiter(chain.from_iterable(ids), self.dtype, int(lengths.sum())), lengths
 
     def encode_rendered(
-        self, texts: list[str], rendered: NDArray[np.bool_]
+        self, texts: pa.Array, rendered: NDArray[np.bool_]
     ) -> tuple[NDArray[Any], _Ints, tuple[_Ints, _Ints, _Ints]]:
         """Like ``encode``, with markers as tokens in rendered texts; then the last arguments of ``_Learned.find``."""
         pattern = bpe.special_pattern(self.markers)
         pieces: list[str] = []
         given: list[int] = []  # a marker's id or the end id, -1 for a piece of text
         sizes: list[int] = []  # bytes
-        for text, marked in zip(texts, rendered.tolist(), strict=True):
+        for text, marked in zip(texts.to_pylist(), rendered.tolist(), strict=True):
             for i, part in enumerate(pattern.split(text) if marked and pattern else [text]):
                 if i % 2 == 0:
                     pieces.append(part)
@@ -244,15 +240,9 @@ class _Loaded:
 
     def _located(self, texts: list[str]) -> tuple[NDArray[Any], _Ints, _Ints, _Ints]:
         """Ids of all texts (tokens,), how many of each (n,), and where in its text's bytes each starts and ends."""
-        if self.widths is not None:
-            if self.windowed and max(map(len, texts)) > _WINDOW:
-                rows = [np.concatenate([np.empty(0, self.dtype), *self._windows(text)]) for text in texts]
-            else:
-                encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-                rows = [np.array(encoding.ids, self.dtype) for encoding in encoded]
-            flat = np.concatenate(rows)
-            counts = np.fromiter(map(len, rows), np.int64, len(rows))
-            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.widths[flat])])
+        if self.pieces is not None:
+            flat, counts = self.pieces.encode(pa.array(texts, pa.large_string()), self.dtype)
+            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.pieces.widths[flat])])
             first = np.repeat(ends[np.cumsum(counts) - counts], counts)
             return flat, counts, ends[:-1] - first, ends[1:] - first
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -266,15 +256,6 @@ class _Loaded:
         flat = np.fromiter(chain.from_iterable(e.ids for e in encodings), self.dtype, int(counts.sum()))
         bounds = np.concatenate(spans)
         return flat, counts, bounds[:, 0], bounds[:, 1]
-
-    def _windows(self, text: str) -> Iterator[NDArray[Any]]:
-        start = 0
-        while len(text) - start > _WINDOW:
-            encoding = self.tokenizer.encode(text[start : start + _WINDOW], add_special_tokens=False)
-            piece = encoding.char_to_word(_WINDOW - bpe.LOOK_AHEAD)
-            yield np.array(encoding.ids[: encoding.word_to_tokens(piece)[0]], self.dtype)
-            start += encoding.word_to_chars(piece)[0]
-        yield np.array(self.tokenizer.encode(text[start:], add_special_tokens=False).ids, self.dtype)
 
 
 def _runs(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -321,29 +302,8 @@ def _load(tokenizer_file: str, sha256: str, end_token: str) -> _Loaded:
     size = bpe.vocabulary_size(content)
     dtype = np.dtype(str(schema.token_type(size)))
     markers = {name: tokenizer.token_to_id(name) for name in _special(tokenizer) if name not in (end_token, bpe.PAD)}
-    state = json.loads(content)
-    ours = _is_ours(state)
-    return _Loaded(tokenizer, end_id, dtype, ours, markers, _widths(state, size) if ours else None)
+    return _Loaded(tokenizer, end_id, dtype, markers, PieceEncoder.of(json.loads(content)))
 
 
 def _special(tokenizer: Tokenizer) -> list[str]:
     return [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-
-
-def _widths(state: dict[str, Any], size: int) -> NDArray[np.int64]:
-    """Bytes of each token of a byte-level vocabulary: shape (size,). Every letter of a token stands for one."""
-    out = np.zeros(size, np.int64)
-    for token, number in state["model"]["vocab"].items():
-        out[number] = len(token)
-    return out
-
-
-def _is_ours(state: dict[str, Any]) -> bool:
-    """Whether nothing but ``bpe.pre_tokenizer()`` decides where a piece ends."""
-    from tokenizers import Tokenizer, models
-
-    ours = Tokenizer(models.BPE())
-    ours.pre_tokenizer = bpe.pre_tokenizer()
-    same = state.get("pre_tokenizer") == json.loads(ours.to_str())["pre_tokenizer"]
-    plain = state.get("normalizer") is None and all(token["special"] for token in state.get("added_tokens") or ())
-    return same and plain

@@ -81,6 +81,12 @@ def job(folder, work):
     return Pass(folder, "0123456789ab/pass", work)
 
 
+def workers():
+    """Pids of live processes that a pool of this one started."""
+    found = (p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE)
+    return {p.pid for p in found if "spawn_main" in " ".join(p.cmdline())}
+
+
 def facts(receipts):
     return [(r.split, r.counts, {name: (p.digest, p.file.sha256) for name, p in r.parts.items()}) for r in receipts]
 
@@ -100,6 +106,24 @@ def test_done_is_called_once_a_split_and_a_pool_serves_many_passes(works, tmp_pa
             seen = []
             engine.map(job(Folder(str(tmp_path / name)), works.rows), SPLITS, seen.append)
             assert seen == [1] * len(SPLITS)
+
+
+def test_workers_started_before_the_first_pass_are_those_that_run_it(works, folder):
+    before, seen = workers(), []
+    with HomeEngine(2) as engine:
+        engine.start()
+        early = workers() - before
+        engine.map(job(folder, works.rows), SPLITS, seen.append)
+        assert workers() - before == early
+    assert (len(early), seen) == (2, [1] * len(SPLITS))
+    wait_for(lambda: not workers() & early, lambda: "workers outlive their engine")
+
+
+def test_no_workers_are_started_where_the_caller_works_itself():
+    before = workers()
+    with HomeEngine(0) as engine:
+        engine.start()
+        assert workers() == before
 
 
 def test_workers_use_one_thread_each_and_leave_ctrl_c_to_the_driver(works, folder, monkeypatch):

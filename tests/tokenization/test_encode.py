@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from penstock import work
 from penstock.errors import ConfigError, DatasetError, InputError
 from penstock.spans import LEARN
-from penstock.tokenization import bpe, encode
+from penstock.tokenization import bpe, encode, piece_encoder
 from penstock.tokenization.encode import Encode
+from penstock.tokenization.piece_encoder import PieceEncoder
 
 SAMPLE = "the water runs down the penstock and turns the wheel 1234567 times.\n\n  Dann: <|endoftext|> a'll हिन्दी 漢字 "
 
@@ -128,28 +129,77 @@ HOSTILE = st.lists(
 ).map("".join)
 
 
-@given(HOSTILE, st.integers(2 * bpe.LOOK_AHEAD, 3 * bpe.LOOK_AHEAD))
-@settings(max_examples=120, deadline=None)
-def test_a_long_document_in_windows_has_the_ids_of_the_whole(text, window):
-    whole = ids(encoder(), text, "short", text[::-1])
-    before = encode._WINDOW
-    encode._WINDOW = window
-    try:
-        assert ids(encoder(), text, "short", text[::-1]) == whole
-    finally:
-        encode._WINDOW = before
+def library_ids(work_, *texts):
+    tokenizer = Tokenizer.from_file(work_.tokenizer_file)
+    tokenizer.encode_special_tokens = True
+    return [[*row.ids, 0] for row in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def test_windows_are_used_only_where_the_pieces_are_known(monkeypatch):
-    def windowed(state):
-        work_ = save(json.dumps(state).encode())
-        return encode._load(work_.tokenizer_file, work_.sha256, bpe.END).windowed
+@functools.cache
+def grouped_from_the_right():
+    return save(bpe.train_bpe([SAMPLE * 3, SAMPLE[::-1]], bpe.BPEConfig(vocabulary_size=420, digits="right_to_left")))
 
+
+@given(HOSTILE | TEXT)
+@settings(max_examples=200, deadline=None)
+def test_the_compiled_loops_give_the_ids_of_the_library(text):
+    for work_ in (encoder(), grouped_from_the_right()):
+        assert ids(work_, text, "short", text[::-1]) == library_ids(work_, text, "short", text[::-1])
+
+
+@pytest.mark.parametrize("unit", ["a", "1", " ", "漢", "!\n", "the water"])
+def test_a_document_of_one_endless_run_has_the_ids_of_the_library(unit):
+    text = unit * (200_000 // len(unit))
+    for work_ in (encoder(), grouped_from_the_right()):
+        assert ids(work_, text) == library_ids(work_, text)
+
+
+def test_any_character_next_to_any_other_kind_gives_the_ids_of_the_library():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 0x110000, 60_000)
+    codes = codes[(codes < 0xD800) | (codes > 0xDFFF)]
+    plain = rng.choice([ord(c) for c in " \n\r\t'sSlLvVeEdDmMtT1!aé\u017f\u00a0\u2028"], codes.size)
+    text = "".join(map(chr, np.where(rng.random(codes.size) < 0.4, codes, plain)))
+    texts = [text[i : i + 500] for i in range(0, len(text), 500)]
+    assert ids(encoder(), *texts) == library_ids(encoder(), *texts)
+
+
+def test_words_met_before_are_forgotten_when_there_is_no_more_room(monkeypatch):
+    monkeypatch.setattr(piece_encoder, "_WORDS", 4)
+    few = PieceEncoder.of(json.loads(trained()))
+    monkeypatch.setattr(piece_encoder, "_WORD_BYTES", 300)
+    monkeypatch.setattr(piece_encoder, "_WORDS", 1024)
+    short = PieceEncoder.of(json.loads(trained()))
+    texts = [" ".join(f"water{i} the {'wheel' * (i % 40)}" for i in range(n, n + 50)) for n in range(4)]
+    expected = [row[:-1] for row in library_ids(encoder(), *texts)]
+    for limited in (few, short):
+        flat, lengths = limited.encode(pa.array(texts), np.dtype(np.uint16))
+        assert [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])] == expected
+
+
+def test_a_text_that_is_not_utf_8_is_refused():
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff"))
+    with pytest.raises(InputError, match="got a text that is not UTF-8"):
+        encoder().annotate(pa.RecordBatch.from_arrays([broken], ["text"]))
+
+
+def pieces_are_known(state):
+    work_ = save(json.dumps(state).encode())
+    return encode._load(work_.tokenizer_file, work_.sha256, bpe.END).pieces is not None
+
+
+GPT2 = json.loads(pre_tokenizers.ByteLevel(add_prefix_space=False).__getstate__())
+
+
+def test_the_compiled_loops_run_only_where_pieces_and_merges_decide_alone():
     ours = json.loads(trained())
-    assert windowed(ours)
-    assert not windowed({**ours, "normalizer": {"type": "NFC"}})
-    assert not windowed({**ours, "pre_tokenizer": json.loads(pre_tokenizers.ByteLevel().__getstate__())})
-    assert not windowed(
+    assert pieces_are_known(ours)
+    assert pieces_are_known(json.loads(Path(grouped_from_the_right().tokenizer_file).read_bytes()))
+    assert not pieces_are_known({**ours, "normalizer": {"type": "NFC"}})
+    assert not pieces_are_known({**ours, "pre_tokenizer": GPT2})
+    for setting in ({"dropout": 0.1}, {"ignore_merges": True}, {"end_of_word_suffix": "</w>"}):
+        assert not pieces_are_known({**ours, "model": {**ours["model"], **setting}})
+    assert not pieces_are_known(
         {
             **ours,
             "added_tokens": [
@@ -160,16 +210,10 @@ def test_windows_are_used_only_where_the_pieces_are_known(monkeypatch):
     )
 
 
-def test_a_document_of_another_tokenizer_is_encoded_whole(monkeypatch):
-    state = {
-        **json.loads(trained()),
-        "pre_tokenizer": json.loads(pre_tokenizers.ByteLevel(add_prefix_space=False).__getstate__()),
-    }
-    gpt2 = save(json.dumps(state).encode())
+def test_another_tokenizer_is_run_by_the_library():
+    other = save(json.dumps({**json.loads(trained()), "pre_tokenizer": GPT2}).encode())
     text = "the wheel " + "a" * 400
-    expected = ids(gpt2, text)
-    monkeypatch.setattr(encode, "_WINDOW", 200)
-    assert ids(gpt2, text) == expected
+    assert ids(other, text, "") == library_ids(other, text, "")
 
 
 def test_truncation_and_padding_of_the_file_are_ignored():
@@ -374,7 +418,7 @@ def test_another_tokenizer_gives_the_same_runs_through_its_offsets(rows):
         json.dumps({**state, "normalizer": {"type": "Replace", "pattern": {"String": "\x00"}, "content": ""}}).encode()
     )
     ours, theirs = rendered_encoder().annotate(learning(*rows)), other.annotate(learning(*rows))
-    assert not encode._load(other.tokenizer_file, other.sha256, bpe.END).windowed
+    assert not encode._load(other.tokenizer_file, other.sha256, bpe.END).pieces
     assert theirs["token_ids"] == ours["token_ids"]
     assert theirs["learn_tokens"] == ours["learn_tokens"]
 
@@ -401,16 +445,6 @@ def test_markers_cut_the_text_as_the_library_does_it():
     library = Tokenizer.from_file(rendered_encoder().tokenizer_file)
     out = rendered_encoder().annotate(learning(*((text, []) for text in texts)))
     assert out["token_ids"].to_pylist() == [[*library.encode(text).ids, 0] for text in texts]
-
-
-def test_long_rendered_rows_go_in_windows_too(monkeypatch):
-    text = f"{OPEN}{'the water é漢 ' * 90}{CLOSE}{'down ' * 100}"
-    rows = learning((text, [12, 600]), ("short", None), (text, [0, len(text.encode())]))
-    expected = rendered_encoder().annotate(rows)
-    monkeypatch.setattr(encode, "_WINDOW", 2 * bpe.LOOK_AHEAD)
-    out = rendered_encoder().annotate(rows)
-    assert {name: column.to_pylist() for name, column in out.items()} == {n: c.to_pylist() for n, c in expected.items()}
-    assert out["learn_tokens"].to_pylist()[1] is None
 
 
 def test_rows_without_ranges_take_the_way_without_offsets(monkeypatch):
