@@ -431,6 +431,8 @@ OTHER = {
     "select.search.proxy.loop.model.heads": 4,
     "select.search.proxy.loop.model.kv_heads": 1,
     "select.search.proxy.loop.model.context_length": 300,
+    "tokenizer.kind": "bytes",
+    "tokenizer.digits": "right_to_left",
     "tokenizer.special": ["<|x|>"],
     "sequences.tail": "cut",
     "train.model.path": "/models/small",
