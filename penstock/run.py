@@ -187,7 +187,7 @@ def run(
     from penstock.pipelines.plan import needed, plan
     from penstock.report.process import ReportProcess
 
-    started = time.perf_counter()
+    started, began = time.perf_counter(), datetime.now(UTC)
     reporter = reporter or Silent()
     root = root_of(recipe, out)
     with ExitStack() as stack:
@@ -212,7 +212,7 @@ def run(
 
         def write_report() -> str:
             built = [r.step.name for r in results if not r.skipped]
-            return reports.write(recipe, root, built, time.perf_counter() - started)
+            return reports.write(recipe, root, built, began)
 
         if flow and not all(c.skip for c in checks):
             from penstock.flows.run import run_as_flow

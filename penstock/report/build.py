@@ -42,7 +42,7 @@ MAP_POINTS = 1500  # drawn; each takes some 100 bytes of the page
 
 
 def write_report(
-    recipe: Recipe, root: Folder, built: Collection[str] | None = None, seconds: float | None = None
+    recipe: Recipe, root: Folder, built: Collection[str] | None = None, began: datetime | None = None
 ) -> str:
     """Write the report of the datasets that are there and return its path.
 
@@ -50,7 +50,7 @@ def write_report(
 
     Args:
         built: names of the steps that the run built; None when there was no run.
-        seconds: wall time of the run so far; None gives the sum of the steps' last builds.
+        began: when the run did; None gives the sum of the steps' last builds as its seconds.
 
     Raises:
         DatasetError: no step of the recipe has a dataset in ``root``.
@@ -63,7 +63,7 @@ def write_report(
     stamp = hash_json({"steps": shown, "stale": stale, "version": __version__})
     if built is not None and not built and root.exists("report.html") and _stamp(root) == stamp:
         return root.join("report.html")
-    record = build_record(recipe, root, steps, manifests, built or (), seconds, stale)
+    record = build_record(recipe, root, steps, manifests, built or (), began, stale)
     from penstock.report.render import write
 
     root.write_bytes("record.json", record.to_json().encode())
@@ -102,7 +102,7 @@ def build_record(
     steps: Sequence[Step],
     manifests: dict[str, Manifest],
     built: Collection[str],
-    seconds: float | None,
+    began: datetime | None,
     stale: Sequence[str],
 ) -> rec.RunRecord:
     """Everything the report shows."""
@@ -119,7 +119,7 @@ def build_record(
             f"Not shown: {', '.join(stale)}, made from datasets that have changed since. "
             "Run the recipe to build them again."
         )
-    started, seconds = _when(timings, seconds)
+    started, seconds = _when(timings, began)
     return rec.RunRecord(
         recipe=recipe.name,
         seed=recipe.seed,
@@ -155,11 +155,11 @@ def build_record(
     )
 
 
-def _when(timings: dict[str, Any], seconds: float | None) -> tuple[datetime, float]:
+def _when(timings: dict[str, Any], began: datetime | None) -> tuple[datetime, float]:
     """Start and wall time of the run; without a run, of the last builds of its steps."""
     now = datetime.now(UTC)
-    if seconds is not None:
-        return now - timedelta(seconds=seconds), seconds
+    if began is not None:
+        return began, (now - began).total_seconds()
     starts = [datetime.fromisoformat(t["finished"]) - timedelta(seconds=t["seconds"]) for t in timings.values()]
     return min(starts, default=now), sum(t["seconds"] for t in timings.values())
 

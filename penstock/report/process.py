@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime
 from types import TracebackType
 
 from penstock import processes
@@ -38,16 +39,16 @@ class ReportProcess:
         if self._pool is None:
             self._pool = processes.start(1, load=_load)
 
-    def write(self, recipe: Recipe, root: Folder, built: Collection[str], seconds: float) -> str:
+    def write(self, recipe: Recipe, root: Folder, built: Collection[str], began: datetime) -> str:
         """``penstock.report.build.write_report``, with what it returns and raises."""
         from penstock.report.build import write_report
 
         if self._pool is not None:
             try:
-                return self._pool.submit(write_report, recipe, root, built, seconds).result()
+                return self._pool.submit(write_report, recipe, root, built, began).result()
             except BrokenProcessPool:
                 self._pool = None  # killed, or out of memory: the report is still to be written
-        return write_report(recipe, root, built, seconds)
+        return write_report(recipe, root, built, began)
 
 
 def _load() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from penstock.report.build import write_report
 from penstock.report.process import ReportProcess
 from penstock.storage import Folder
+
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -34,14 +37,15 @@ def test_the_process_writes_the_report_that_its_caller_would_and_ends_with_the_b
     with ReportProcess() as reports:
         reports.start()
         (mine,) = children() - before
-        path = reports.write(recipe, Folder(str(root)), ["model-2"], 12.0)
+        path = reports.write(recipe, Folder(str(root)), ["model-2"], BEGAN)
     assert path == str(root / "report.html")
     assert psutil.wait_procs([mine], timeout=30) == ([mine], [])
     found = json.loads((root / "record.json").read_text())
     assert (root / "report.html").stat().st_size > 10_000
-    write_report(recipe, Folder(str(root)), ["model-2"], 12.0)
+    write_report(recipe, Folder(str(root)), ["model-2"], BEGAN)
     expected = json.loads((root / "record.json").read_text())
-    assert found.pop("started") <= expected.pop("started")  # it says when the run began: these seconds ago
+    assert found["started"] == BEGAN.isoformat(timespec="seconds")
+    assert 0 < found.pop("seconds") < expected.pop("seconds")
     assert found == expected
 
 
@@ -53,7 +57,7 @@ def test_a_killed_process_costs_the_time_it_would_have_saved(run_folder):
         (mine,) = children() - before
         mine.kill()
         mine.wait(timeout=30)
-        reports.write(recipe, Folder(str(root)), ["model-2"], 12.0)
+        reports.write(recipe, Folder(str(root)), ["model-2"], BEGAN)
     assert (root / "report.html").stat().st_size > 10_000
 
 
@@ -64,4 +68,4 @@ def test_an_error_of_the_report_is_the_callers_to_see(run_folder, tmp_path):
     with ReportProcess() as reports:
         reports.start()
         with pytest.raises(DatasetError, match="nothing to report"):
-            reports.write(recipe, Folder(str(tmp_path / "empty")), [], 0.0)
+            reports.write(recipe, Folder(str(tmp_path / "empty")), [], BEGAN)
