@@ -7,9 +7,12 @@ is a setting to mend. Price: none.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from penstock.errors import ConfigError, InputError
+
+T = TypeVar("T")
 
 _AGAIN = {408, 409, 425, 429}
 _AT_FAULT = {400, 413, 422}
@@ -48,6 +51,29 @@ def check_status(answer: Any, where: str) -> None:
     if status != 200:
         mend = _MEND.get(status, "url")
         raise InputError(f"{where}: got status {status} ({_excerpt(answer)}), allowed 200; check {mend}")
+
+
+def persist(ask: Callable[[], T], attempts: int, longest: float) -> T:
+    """What ``ask`` returns, asked again after ``TryAgain``: when the server says, else after 0.5 s, 1 s, 2 s, ….
+
+    Args:
+        attempts: calls at most; the last one's ``TryAgain`` is raised.
+        longest: seconds between two at most.
+    """
+    import tenacity
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        told = getattr(error, "wait", None)
+        return min(told if told is not None else 0.5 * 2.0 ** (state.attempt_number - 1), longest)
+
+    trying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=wait,
+        retry=tenacity.retry_if_exception_type(TryAgain),
+        reraise=True,
+    )
+    return trying(ask)
 
 
 def no_answer(error: Exception) -> TryAgain:

@@ -25,7 +25,7 @@ import orjson
 
 from penstock.embedding.base import Vectors, normalised
 from penstock.errors import InputError
-from penstock.model_server import Refused, TryAgain, check_status, key_headers, no_answer
+from penstock.model_server import Refused, TryAgain, check_status, key_headers, no_answer, persist
 
 PROBE = (
     "The river carries the water to the mill.",
@@ -105,27 +105,13 @@ class Endpoint:
         return key_headers("embed.model", self.api_key_env)
 
     def _request(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        import tenacity
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome is not None else None
-            asked = getattr(error, "wait", None)
-            return min(asked if asked is not None else 0.5 * 2.0 ** (state.attempt_number - 1), _LONGEST_WAIT)
-
-        trying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.attempts),
-            wait=wait,
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            reraise=True,
-        )
         try:
-            vectors: np.ndarray[Any, np.dtype[np.float64]] = trying(self._once, texts)
+            return persist(lambda: self._once(texts), self.attempts, _LONGEST_WAIT)
         except TryAgain as error:
             raise InputError(
                 f"{self._where}: {error} after {self.attempts} attempts; start the server, or lower concurrency and "
                 "batch_size; what is done is kept, so run again to resume"
             ) from error
-        return vectors
 
     def _once(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
         import httpx

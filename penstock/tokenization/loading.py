@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import ConfigError, InputError
 from penstock.tokenization.bpe import vocabulary_size
+from penstock.tokenization.pieces import text_batches
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -88,7 +89,7 @@ class Loaded:
 
     def encode(self, texts: Iterable[str]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Ids of bounded runs of texts, flat (tokens,), and how many of each text (n,)."""
-        for batch in _runs(texts):
+        for batch in text_batches(texts, _BATCH_CHARACTERS):
             encodings = self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             ids = [encoding.ids for encoding in encodings]
             lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -147,16 +148,3 @@ def _parts(state: dict[str, Any], what: str) -> list[dict[str, Any]]:
         return []
     inner = found.get("normalizers") or found.get("pretokenizers")
     return list(inner) if inner is not None else [found]
-
-
-def _runs(texts: Iterable[str]) -> Iterator[list[str]]:
-    held: list[str] = []
-    size = 0
-    for text in texts:
-        held.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held

@@ -118,7 +118,7 @@ def count_pieces(texts: Iterable[str], *, from_right: bool = False) -> Pieces:
     """
     counter = PieceCounter(from_right=from_right)
     number = size = 0
-    for batch in _batches(texts):
+    for batch in text_batches(texts, _BATCH):
         array = pa.array(batch, pa.large_string())
         number += len(batch)
         size += len(buffers(array)[0])
@@ -132,7 +132,7 @@ def count_pieces_of(tokenizer: Tokenizer, texts: Iterable[str]) -> Pieces:
     number = size = 0
     to_bytes = {ord(letter): byte for byte, letter in enumerate(byte_letters())}
     normalizer, cutter = tokenizer.normalizer, tokenizer.pre_tokenizer
-    for batch in _batches(texts):
+    for batch in text_batches(texts, _BATCH):
         found: Counter[str] = Counter()
         for text in batch:
             size += len(text.encode())
@@ -179,13 +179,14 @@ def byte_letters() -> tuple[str, ...]:
     return tuple(chr(byte) if byte in shown else chr(next(hidden)) for byte in range(256))
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+def text_batches(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Texts in order, in lists of at least so many characters but for the last."""
     batch: list[str] = []
     size = 0
     for text in texts:
         batch.append(text)
         size += len(text)
-        if size >= _BATCH:
+        if size >= characters:
             yield batch
             batch, size = [], 0
     if batch:

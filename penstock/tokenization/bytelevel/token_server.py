@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from penstock.errors import ConfigError, InputError
-from penstock.model_server import Refused, TryAgain, check_status, key_headers, no_answer
+from penstock.model_server import Refused, TryAgain, check_status, key_headers, no_answer, persist
 
 _LONGEST_WAIT = 30.0
 
@@ -89,21 +89,8 @@ class TokenServer:
         return f"model server {self.url}, model {self.model}"
 
     def _persist(self, asked: tuple[tuple[int, ...], bool]) -> Told:
-        import tenacity
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome is not None else None
-            told = getattr(error, "wait", None)
-            return min(told if told is not None else 0.5 * 2.0 ** (state.attempt_number - 1), _LONGEST_WAIT)
-
-        trying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.attempts),
-            wait=wait,
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            reraise=True,
-        )
         try:
-            found: Told = trying(self._once, *asked)
+            found: Told = persist(lambda: self._once(*asked), self.attempts, _LONGEST_WAIT)
         except TryAgain as error:
             raise InputError(f"{self._where}: {error} after {self.attempts} attempts; start the server") from error
         except Refused as error:
