@@ -360,9 +360,9 @@ def recipe_schema() -> None:
     """Print the JSON schema of recipes."""
     import json
 
-    from penstock.recipe import Recipe
+    from penstock.recipe_schema import recipe_schema as schema
 
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+    typer.echo(json.dumps(schema(), indent=1))
 
 
 @recipe_app.command("show")

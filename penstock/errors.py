@@ -11,6 +11,7 @@
     ├── WorkerError          a worker process died or ran out of memory, or a runner's job failed
     ├── TrainingError        training cannot go on: the loss is no finite number, gradients are refused step after step
     │   └── LostRanksError   another process of the run ended or hangs
+    ├── BudgetError          as many requests, tokens or money as allowed are spent; what is done stands
     └── MissingExtraError    an optional package is not installed
 
 A message says what was got, what is allowed and what to do next.
@@ -61,6 +62,10 @@ class TrainingError(PenstockError):
 
 class LostRanksError(TrainingError):
     """Another process of the run ended or hangs; why is for that one to say."""
+
+
+class BudgetError(PenstockError):
+    """Another request would pass a budget; what was asked before is kept, a larger budget goes on from there."""
 
 
 class MissingExtraError(PenstockError):

@@ -37,7 +37,7 @@ from penstock.sources.procedural import ProceduralSource
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 def _data_sets(value: Any) -> Any:

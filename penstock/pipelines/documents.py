@@ -23,6 +23,7 @@ from penstock.pipelines.passes import PartWriter, Split
 from penstock.selectors.quality import QualityScore
 from penstock.selectors.scorers.perplexity import PerplexityScore
 from penstock.sources.base import InputFile
+from penstock.sources.made import MadeSource
 from penstock.step import Built, Context, Settings, Step, library_versions
 from penstock.storage import Folder
 from penstock.tokenization import metrics
@@ -140,15 +141,27 @@ class Documents(Step):
     modules = ("penstock.selectors.scope",)  # wraps the filters it is given
 
     def __init__(
-        self, name: str, sources: tuple[Any, ...], works: tuple[Any, ...], budget: float | None = None
+        self,
+        name: str,
+        sources: tuple[Any, ...],
+        works: tuple[Any, ...],
+        budget: float | None = None,
+        *,
+        made: tuple[str, str] | None = None,
     ) -> None:
-        self.name, self.sources, self.works, self.budget = name, sources, works, budget
+        """
+        Args:
+            made: a step whose problems join the documents, and the name of their source and domain.
+        """
+        self.name, self.sources, self.works, self.budget, self.made = name, sources, works, budget, made
+        self.parents = () if made is None else (made[0],)
 
     def config(self) -> dict[str, Any]:
-        return {
+        said: dict[str, Any] = {
             "sources": [{"name": s.name, "revision": s.revision, "config": config_of(s)} for s in self.sources],
             "works": [rowwork.describe(w) for w in self.works],
         }
+        return said if self.made is None else said | {"made": [*self.made, MadeSource.revision]}
 
     def inputs(self, settings: Settings) -> dict[str, str]:
         sources = {f"{s.name}:{i.name}": settings.fingerprint(i) for s in self.sources for i in s.inputs()}
@@ -156,18 +169,19 @@ class Documents(Step):
 
     def guarded(self) -> tuple[str, ...]:
         filters = [work.name for work in self.works if hasattr(work, "decide")]
-        return (self.name, *(source.name for source in self.sources), *filters)
+        made = () if self.made is None else (self.made[1],)
+        return (self.name, *(source.name for source in self.sources), *made, *filters)
 
     def lists(self, settings: Settings) -> dict[str, str]:
         """Files that row work reads, by path, each with a digest of its bytes."""
         works = [work for work in self.works if hasattr(work, "files")]
         return {f"filters.{w.name}:{file.path}": settings.fingerprint(file) for w in works for file in w.files()}
 
-    def plan(self, settings: Settings) -> list[Split]:
+    def plan(self, settings: Settings, sources: tuple[Any, ...]) -> list[Split]:
         """Splits of all sources; a memo is what the split reads: its place in its files and their fingerprints."""
         prints = self.inputs(settings)
         out: list[Split] = []
-        for source in self.sources:
+        for source in sources:
             reads_files = any(name.startswith(f"{source.name}:") for name in prints)
             for piece in source.plan(settings.split_bytes):
                 content = [prints.get(f"{source.name}:{file.name}") for file in piece.files or (piece,)]
@@ -177,11 +191,15 @@ class Documents(Step):
         return out
 
     def build(self, context: Context) -> Built:
-        work = ReadSources(self.sources, self.works, context.settings.dropped)
-        revisions = {type(source).__name__: source.revision for source in self.sources}
+        sources = self.sources
+        if self.made is not None:
+            step, name = self.made
+            sources = (*sources, MadeSource.of(context.parents[step], name))
+        work = ReadSources(sources, self.works, context.settings.dropped)
+        revisions = {type(source).__name__: source.revision for source in sources}
         works = [self.config()["works"], self.lists(context.settings)]
         reuse = {"works": works, "sources": revisions}
-        receipts = context.run("read", work, self.plan(context.settings), reuse=reuse)
+        receipts = context.run("read", work, self.plan(context.settings, sources), reuse=reuse)
         return context.collect(receipts, "documents", "dropped")
 
 

@@ -6,7 +6,9 @@ worker uses one thread of Arrow and of the numeric libraries, since the pool alr
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,13 +36,23 @@ def _run(path: str, split: Split) -> None:
     run_split(_pass_in(path), split)
 
 
+@functools.cache
+def _load_pandas() -> None:
+    """Half a second that pyarrow takes where it makes its first array, to ask whether it is a pandas one."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pandas")
+
+
 def _load() -> None:
     """What the work of nearly every build imports."""
-    from penstock import kernels
+    _load_pandas()
+    import pyarrow as pa
+
     from penstock.pipelines import near, publish, select
+    from penstock.selectors.pii import masked
 
     del near, publish, select
-    kernels.cache_folder()
+    masked(pa.array(["a text"]))  # samples of dropped rows are masked: numba's first kernel takes half a second to load
 
 
 class HomeEngine:
@@ -122,6 +134,7 @@ class HomeEngine:
                 running.add(pool.submit(_run, path, split))
             if not running:
                 return
+            _load_pandas()  # while the workers work
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 running.remove(future)
                 future.result()

@@ -134,6 +134,11 @@ def check_name(name: str) -> None:
         raise ConfigError(f"name of a source: got {name!r}, allowed a non-empty text without '#'; give it a plain name")
 
 
+def problem_text(question: str, answer: str) -> bytes:
+    """A problem as the text of a document."""
+    return f"Question: {question}\nAnswer: {answer}".encode("utf-8", "replace")
+
+
 def documents_batch(
     doc_ids: Sequence[str],
     texts: Sequence[str | bytes],

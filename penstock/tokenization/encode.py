@@ -28,7 +28,6 @@ for any other, and some 100 bytes of memory a token of the 1 MB in flight (6 GB 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock import schema
-from penstock.errors import ConfigError, DatasetError, InputError
+from penstock.errors import ConfigError, DatasetError
 from penstock.spans import LEARN, learn_ranges
 from penstock.tokenization import bpe
 from penstock.tokenization.piece_encoder import PieceEncoder
@@ -267,32 +266,11 @@ def _runs(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 @functools.cache
 def _load(tokenizer_file: str, sha256: str, end_token: str) -> _Loaded:
-    import fsspec
+    from penstock.tokenization.loading import read_checked
 
     # passes run one process a core, so threads inside a worker would only fight; the variable is read on every call
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from tokenizers import Tokenizer
-
-    try:
-        with fsspec.open(tokenizer_file, "rb") as file:
-            content: bytes = file.read()
-    except OSError as error:
-        raise InputError(f"tokenizer {tokenizer_file}: cannot be read ({error}); check the path") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise DatasetError(
-            f"tokenizer {tokenizer_file}: got sha256 {found}, expected {sha256}; "
-            "the file changed since the step was planned, so plan again or restore it"
-        )
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise InputError(
-            f"tokenizer {tokenizer_file}: not a tokenizer.json ({error}); train one or export it"
-        ) from error
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    content, tokenizer = read_checked(tokenizer_file, sha256)
     end_id = tokenizer.token_to_id(end_token)
     if end_id is None:
         raise ConfigError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import ConfigError, InputError
+from penstock.errors import ConfigError, DatasetError, InputError
 from penstock.tokenization.bpe import vocabulary_size
 from penstock.tokenization.pieces import text_batches
 
@@ -47,11 +47,7 @@ class Loaded:
     def tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        made = Tokenizer.from_buffer(self.content)
-        made.encode_special_tokens = True
-        made.no_truncation()
-        made.no_padding()
-        return made
+        return literal(Tokenizer.from_buffer(self.content))
 
     @property
     def kind(self) -> str:
@@ -114,6 +110,46 @@ class Loaded:
         found = self.state["model"]["merges"]
         pairs = (one.split(" ", 1) if isinstance(one, str) else one for one in found)
         return [(left, right) for left, right in pairs]
+
+
+def read_checked(path: str, sha256: str) -> tuple[bytes, Tokenizer]:
+    """The content of a ``tokenizer.json``, which must be what it was, and the tokenizer.
+
+    Args:
+        path: a path or URL.
+        sha256: hex digest that its bytes had when the work was planned.
+
+    Raises:
+        InputError: it cannot be read, or is no tokenizer.json.
+        DatasetError: it changed since.
+    """
+    import fsspec
+    from tokenizers import Tokenizer
+
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+    except OSError as error:
+        raise InputError(f"tokenizer {path}: cannot be read ({error}); check the path") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise DatasetError(
+            f"tokenizer {path}: got sha256 {found}, expected {sha256}; the file changed since the step was planned, so "
+            "plan again or restore it"
+        )
+    try:
+        tokenizer = Tokenizer.from_buffer(content)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(f"tokenizer {path}: not a tokenizer.json ({error}); train one or export it") from error
+    return content, literal(tokenizer)
+
+
+def literal(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, set to take text for text: special tokens in it are no tokens, nothing is cut or filled up."""
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def load(path: str) -> Loaded:

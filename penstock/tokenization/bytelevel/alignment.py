@@ -19,7 +19,6 @@ Price: O(n + m) for documents of n and m tokens; encoding the text twice is near
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -183,30 +182,11 @@ class _Loaded:
 
 @functools.cache
 def _load(path: str, sha256: str) -> _Loaded:
-    import fsspec
-    from tokenizers import Tokenizer
-
     from penstock.tokenization.bytelevel.reading import read_rules
+    from penstock.tokenization.loading import read_checked
 
-    try:
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
-    except OSError as error:
-        raise InputError(f"tokenizer {path}: cannot be read ({error}); check the path") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise DatasetError(
-            f"tokenizer {path}: got sha256 {found}, expected {sha256}; the file changed since the step was planned, so "
-            "plan again or restore it"
-        )
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise InputError(f"tokenizer {path}: not a tokenizer.json ({error}); train one or export it") from error
+    _, tokenizer = read_checked(path, sha256)
     rules = read_rules(tokenizer)
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     tokens = dict(rules.tokens) | {number: text.encode() for text, number in rules.added.items()}
     widths = np.zeros(1 + max((*tokens, *rules.special.values())), np.int32)
     widths[list(tokens)] = [len(token) for token in tokens.values()]
