@@ -16,7 +16,8 @@ BENCHMARKS = (
     "startup", "build", "filters", "dedup", "contamination", "embedding", "loader", "loss", "weighting", "mixing",
     "sampling", "criteria", "search", "quadmix", "selection", "gradients", "scoring", "diversity", "bytelevel",
     "tokenizer_training", "tokenization",
-    "mixture_inference", "patches", "fim", "dynamic", "dynamic_quality", "incremental", "memory",
+    "mixture_inference", "patches", "fim", "dynamic", "dynamic_quality", "incremental", "memory", "generate", "voyager",
+    "voyager_model", "gates", "verification", "transforms",
 )  # fmt: skip
 
 

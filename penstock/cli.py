@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock import cli_bytes, cli_scoring, cli_tokenizer
+from penstock import cli_bytes, cli_generate, cli_models, cli_scoring, cli_tokenizer, cli_transform
 
 app = typer.Typer(
     name="penstock",
@@ -98,6 +98,10 @@ def _go(
         loaded = Recipe.load(recipe, overrides)
         if only == ["model-1"]:
             only = [*only, *(f"model-1-{name}" for name in loaded.beside)]
+        if only == ["dataset-1"] and loaded.generate is not None:
+            from penstock.pipelines.plan import compared
+
+            only = [*only, *map(compared, loaded.generate.compare)]
         split_bytes = int(split_mb * (1 << 20))
         if dry_run:
             checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
@@ -318,9 +322,12 @@ def select(
     print_selected(result)
 
 
+cli_generate.add_to(app)
+cli_transform.add_to(app)
 cli_scoring.add_to(app)
 cli_bytes.add_to(app)
 cli_tokenizer.add_to(app)
+cli_models.add_to(app)
 
 
 @app.command()

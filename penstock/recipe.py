@@ -19,6 +19,8 @@ from pydantic import Field
 from penstock._recipe_reading import override_in, problem, unknown_keys
 from penstock.embedding.config import EmbedConfig
 from penstock.errors import ConfigError
+from penstock.generators.recipe import GenerateConfig
+from penstock.generators.transforms.config import TransformConfig
 from penstock.recipe_sections import (
     Budgets,
     Card,
@@ -53,6 +55,10 @@ class Recipe(Section):
     dropped: Literal["ids", "sample", "full"] = "sample"
     """How much text of a dropped row is kept."""
     source: Source
+    generate: GenerateConfig | None = None
+    """Problems or texts made for this corpus, as the domain `generated`; `{}` makes procedural problems."""
+    transform: TransformConfig | None = None
+    """Verified variants of the problems of `generate`; `{}` makes those that need no model."""
     filters: Filters = Filters()
     max_dropped: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
     """Share of its rows that a filter, a source or a step may drop before the run stops, by its name; `default` (0.95)
@@ -114,6 +120,11 @@ class Recipe(Section):
             raise ValueError("rounds above 1 select by what training saw: add a select section, or set rounds to 1")
         if self.select is not None and "quality" in self.select.criteria and self.quality is None:
             raise ValueError("select.criteria names quality: add a quality section, or remove it from the criteria")
+        if self.transform is not None and (self.generate is None or not self.generate.makes_problems):
+            raise ValueError(
+                "transform changes problems that generate makes: add generate: {}, or for a model's prompt: "
+                "{shape: problems}; for problems in files there is penstock transform"
+            )
         if self.group is not None and self.embed is None:
             raise ValueError("group reads vectors: add embed: {} to make them, or remove group")
         if self.deduplicate.semantic is not None and self.group is None:

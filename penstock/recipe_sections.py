@@ -436,6 +436,8 @@ class Card(Section):
 class Budgets(Section):
     """Seconds a step may take; shown beside what it took, not enforced."""
 
+    generated: float | None = None
+    transformed: float | None = None
     documents: float | None = None
     deduplicated: float | None = None
     trimmed: float | None = None

@@ -1,19 +1,20 @@
 """Completions of a causal language model in this process, run by transformers.
 
 First tokens are predicted for many prompts in one forward pass, texts of about equal length together (see
-``penstock.scoring.model``); what follows is decoded for each prompt alone with its key-value cache. So an answer does
-not depend on what else was asked, but for the last bits of a batched product. Sampling draws from a stream of (seed,
-sample, prompt) and not from torch's generator.
+``penstock.scoring.model``); what follows is decoded for prompts of one length together (``decoding``). So an answer
+does not depend on what else was asked, but for the last bits of a batched product. Sampling draws from a stream of
+(seed, sample, prompt) and not from torch's generator.
 
 Log-probabilities are the model's own, before any temperature. Generation ends at a token that the tokenizer or the
-model's configuration names as an end. A prompt that leaves no room for ``max_tokens`` has an ``error``.
+model's configuration names as an end, or before a stop text. A prompt that leaves no room for ``max_tokens`` has an
+``error``. A ``schema`` cannot be imposed here and is not looked at: ``structured.ask_structured`` checks and corrects.
 
-Price: one forward pass over the prompts, and one token at a time for more; the model is held once a process.
+Price: one forward pass over the prompts, and one for each further token of all prompts of a length; the model is held
+once a process.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import ConfigError
-from penstock.generators.base import Completion, Request, TokenLogprob, Usage
-from penstock.seeding import stream
+from penstock.generators.base import Completion, Request
+from penstock.generators.decoding import decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +66,23 @@ class LocalModel:
         Raises:
             ConfigError: messages are asked of a tokenizer without a chat template.
         """
+        import jinja2
+
         from penstock.scoring.model import Packed, context_limit
 
         model, tokenizer = self._loaded()
-        texts = [self._prompt(request, tokenizer) for request in requests]
         out: dict[int, Completion] = {}
         ids: list[NDArray[np.int32]] = []
         limit = context_limit(model)
-        for row, (request, text) in enumerate(zip(requests, texts, strict=True)):
-            # a template writes its own special tokens
-            found = tokenizer(text, add_special_tokens=request.messages is None, verbose=False)["input_ids"]
+        for row, request in enumerate(requests):
+            try:
+                text = self._prompt(request, tokenizer)
+                # a template writes its own special tokens
+                found = tokenizer(text, add_special_tokens=request.messages is None, verbose=False)["input_ids"]
+            except (jinja2.TemplateError, ValueError, TypeError) as error:  # half a surrogate pair, for one
+                out[row] = Completion(error=f"a prompt that cannot be encoded ({error})")
+                ids.append(np.zeros(0, dtype=np.int32))
+                continue
             if not found or (limit is not None and len(found) + request.max_tokens > limit):
                 out[row] = Completion(
                     error=f"a prompt of {len(found)} tokens leaves no room for {request.max_tokens} of {limit}"
@@ -83,12 +91,15 @@ class LocalModel:
                 )
                 found = []
             ids.append(np.array(found, dtype=np.int32))
+        # a row without tokens is in no batch
         packed = Packed(tuple(ids), (), np.zeros(len(ids), dtype=bool), 0)
         ends = _end_ids(model, tokenizer)
         for batch in packed.batches(self.batch_tokens):
             logits = _last_logits(model, batch.tokens, batch.lengths)
-            for place, row in enumerate(batch.rows.tolist()):
-                out[row] = _decoded(model, tokenizer, requests[row], ids[row], logits[place], ends)
+            for places in _groups(batch, requests, self.batch_tokens):
+                of = [int(batch.rows[place]) for place in places]
+                rows = [(requests[row], ids[row], logits[place]) for row, place in zip(of, places, strict=True)]
+                out |= dict(zip(of, decode(model, tokenizer, rows, ends), strict=True))
         return [out[row] for row in range(len(requests))]
 
     def _prompt(self, request: Request, tokenizer: Any) -> str:
@@ -109,6 +120,20 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(end) for end in (*ends, tokenizer.eos_token_id) if end is not None)
 
 
+def _groups(batch: Any, requests: Sequence[Request], tokens: int) -> list[list[int]]:
+    """Places in a batch of prompts of one length, as many together as ``tokens`` has room for, one at least."""
+    out: list[list[int]] = []
+    length, most = -1, 0
+    for place in np.argsort(batch.lengths, kind="stable").tolist():
+        wanted = requests[int(batch.rows[place])].max_tokens
+        if batch.lengths[place] != length or (len(out[-1]) + 1) * (length + max(most, wanted)) > tokens:
+            length, most = int(batch.lengths[place]), 0
+            out.append([])
+        out[-1].append(place)
+        most = max(most, wanted)
+    return out
+
+
 def _last_logits(model: Any, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Logits after the last token of each row: (n, V)."""
     import torch
@@ -119,48 +144,3 @@ def _last_logits(model: Any, tokens: NDArray[np.int64], lengths: NDArray[np.int6
         last = logits[torch.arange(len(tokens)), torch.from_numpy(lengths - 1).to(logits.device)]
         found: NDArray[np.float64] = last.double().cpu().numpy()
     return found
-
-
-def _decoded(
-    model: Any,
-    tokenizer: Any,
-    request: Request,
-    prompt: NDArray[np.int32],
-    logits: NDArray[np.float64],
-    ends: frozenset[int],
-) -> Completion:
-    """Tokens of one request from the logits of its first."""
-    import torch
-
-    told = hashlib.blake2b(prompt.tobytes(), digest_size=8).hexdigest()
-    rng = stream(request.seed, "complete", told, request.sample) if request.temperature > 0 else None
-    chosen: list[int] = []
-    tokens: list[TokenLogprob] = []
-    cache: Any = None
-    while True:
-        logprobs = logits - np.logaddexp.reduce(logits)
-        if rng is None:
-            token = int(np.argmax(logprobs))
-        else:
-            # the largest of perturbed log-probabilities is a draw from their distribution (Gumbel)
-            token = int(np.argmax(logprobs / request.temperature + rng.gumbel(size=len(logprobs))))
-        if request.logprobs:
-            best = np.argsort(-logprobs, kind="stable")[: request.logprobs]
-            names = tokenizer.batch_decode([[int(t)] for t in (token, *best)], clean_up_tokenization_spaces=False)
-            top = tuple(zip(names[1:], (float(logprobs[t]) for t in best), strict=True))
-            tokens.append(TokenLogprob(names[0], float(logprobs[token]), top))
-        if token in ends:
-            break
-        chosen.append(token)
-        if len(chosen) == request.max_tokens:
-            break
-        given = [token] if cache is not None else [*prompt.tolist(), token]
-        with torch.inference_mode():
-            answer = model(input_ids=torch.tensor([given], device=model.device), past_key_values=cache, use_cache=True)
-        cache = answer.past_key_values
-        logits = answer.logits[0, -1].double().cpu().numpy()
-    return Completion(
-        text=tokenizer.decode(chosen, clean_up_tokenization_spaces=False),
-        tokens=tuple(tokens),
-        usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(chosen)),
-    )

@@ -45,6 +45,7 @@ from penstock.pipelines.verdicts import (
 from penstock.selectors.exact import ExactDuplicates
 from penstock.selectors.minhash import MinHash
 from penstock.selectors.splits import AssignSplit
+from penstock.sources.made import SPLIT_KEY
 from penstock.step import Built, Context, Settings, Step
 from penstock.storage import Folder
 from penstock.tokenization.packing import hash_range
@@ -203,6 +204,11 @@ class ApplyVerdicts:
         keep[at] = np.asarray(pc.is_null(fate["reason"]))
         cluster = _overlaid(batch["doc_id"], fate["cluster"], source)
         hashes = _overlaid(batch["content_hash"], pc.coalesce(fate["hash"], batch["content_hash"].take(at)), source)
+        if SPLIT_KEY in batch.schema.names:
+            # the variants of a question stay together; members of a cluster that is kept whole do so first
+            own = batch[SPLIT_KEY] if self.drop else pc.if_else(pa.array(size == 1), batch[SPLIT_KEY], None)
+            hashes = pc.coalesce(own, hashes)
+            batch = batch.drop_columns([SPLIT_KEY])
         columns = {"cluster": cluster, "cluster_size": pa.array(size), CLUSTER_HASH: hashes}
         lost = fate.filter(pc.is_valid(fate["reason"]))
         if lost.num_rows:

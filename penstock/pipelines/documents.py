@@ -23,7 +23,7 @@ from penstock.pipelines.passes import PartWriter, Split
 from penstock.selectors.quality import QualityScore
 from penstock.selectors.scorers.perplexity import PerplexityScore
 from penstock.sources.base import InputFile
-from penstock.sources.made import MadeSource
+from penstock.sources.made import SPLIT_KEY, MadeSource, with_split_key
 from penstock.step import Built, Context, Settings, Step, library_versions
 from penstock.storage import Folder
 from penstock.tokenization import metrics
@@ -104,8 +104,11 @@ class ReadSources:
 
     def __call__(self, split: Split, out: PartWriter) -> None:
         by_name = {source.name: source for source in self.sources}
+        keyed = any(isinstance(source, MadeSource) for source in self.sources)
         piece = split.payload
         for rows in by_name[piece.source].read(piece, dropped=self.dropped):
+            if keyed and SPLIT_KEY not in rows.documents.schema.names:  # all parts have one schema
+                rows = rows._replace(documents=with_split_key(rows.documents))
             size = pc.sum(pc.binary_length(rows.documents["text"])).as_py() or 0
             records = rows.documents.num_rows + rows.dropped.num_rows
             reasons = rowwork.value_counts(rows.dropped["reason"])
@@ -198,7 +201,7 @@ class Documents(Step):
         work = ReadSources(sources, self.works, context.settings.dropped)
         revisions = {type(source).__name__: source.revision for source in sources}
         works = [self.config()["works"], self.lists(context.settings)]
-        reuse = {"works": works, "sources": revisions}
+        reuse = {"works": works, "sources": revisions} | ({} if self.made is None else {"made": self.made[1]})
         receipts = context.run("read", work, self.plan(context.settings, sources), reuse=reuse)
         return context.collect(receipts, "documents", "dropped")
 

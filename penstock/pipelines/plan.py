@@ -1,5 +1,7 @@
 """The plan of a run: a recipe's steps in the order they can run.
 
+generated -> transformed -> documents, beside what the sources hold
+
 documents -> deduplicated -> tokenizer ─┐
                           -> quality  ──┴> scored -> selection-1 -> dataset-1
                                                                  -> sequences-1 -> model-1
@@ -13,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from penstock.embedding.config import EmbedConfig
 from penstock.errors import ConfigError
 from penstock.pipelines.criteria import PerplexityStep, TrainedQuality
 from penstock.pipelines.decontaminate import BenchmarkFiles, Benchmarks, Decontaminated
@@ -46,6 +49,7 @@ from penstock.tokenization.bpe import PAD, SPECIAL, BPEConfig
 from penstock.training.step import TrainStep
 
 MB = 1_000_000
+MADE = "generated"  # source and domain of what the run makes
 
 
 def sources_of(recipe: Recipe) -> tuple[Any, ...]:
@@ -160,6 +164,43 @@ def parameters_of(select: Select, known: Mapping[str, Direction | None]) -> QuaD
     )
 
 
+def compared(baseline: str) -> str:
+    """The step that makes items by a baseline, to compare with."""
+    return f"generated-{baseline}"
+
+
+def making(recipe: Recipe) -> list[Step]:
+    """The steps that make problems or texts; the documents read the last one."""
+    generate, budgets = recipe.generate, recipe.budgets
+    if generate is None:
+        return []
+    from penstock.generators.answers import default_store
+    from penstock.pipelines.generate import GENERATED, Generated
+
+    embed, store = recipe.embed or EmbedConfig(), default_store()
+    steps: list[Step] = [EmbedderStep("embedder", embed.model, budgets.embedder)]
+    for baseline in (None, *generate.compare):
+        name = GENERATED if baseline is None else compared(baseline)
+        of = generate if baseline is None else replace(generate, baseline=baseline, compare=())
+        steps.append(Generated(name, "embedder", of, embed, store=store, budget=budgets.generated))
+    if recipe.transform is not None:
+        from penstock.pipelines.transform import TRANSFORMED, Transformed
+
+        embedder = None if recipe.transform.embedding_band is None else "embedder"
+        steps.append(
+            Transformed(
+                TRANSFORMED,
+                GENERATED,
+                recipe.transform,
+                embedder=embedder,
+                embed=embed,
+                store=store,
+                budget=budgets.transformed,
+            )
+        )
+    return steps
+
+
 def set_sources(name: str, of: QualitySet, recipe: Recipe) -> tuple[Any, ...]:
     """Sources of one side of the quality classifier that are not the corpus itself."""
     out: list[Any] = []
@@ -174,7 +215,8 @@ def grouping(recipe: Recipe, corpus: str) -> list[Step]:
     """The steps that embed and group the documents of ``corpus``; the last one is the corpus then, if there is one."""
     budgets, steps = recipe.budgets, list[Step]()
     if recipe.embed is not None:
-        steps.append(EmbedderStep("embedder", recipe.embed.model, budgets.embedder))
+        if recipe.generate is None:  # else it stands before what is generated
+            steps.append(EmbedderStep("embedder", recipe.embed.model, budgets.embedder))
         steps.append(Embedded("embedded", corpus, "embedder", recipe.embed, budgets.embedded))
     if recipe.group is not None:
         seed = derive(recipe.seed, "group")
@@ -310,8 +352,10 @@ def all_steps(recipe: Recipe) -> list[Step]:
     """The steps of ``plan``, before they are checked together."""
     budgets, seed = recipe.budgets, recipe.seed
     assign = AssignSplit(seed=derive(seed, "split"), validation=recipe.splits.validation, test=recipe.splits.test)
-    steps: list[Step] = [
-        Documents("documents", sources_of(recipe), row_work(recipe), budgets.documents),
+    steps = making(recipe)
+    made = None if recipe.generate is None else ("generated" if recipe.transform is None else "transformed", MADE)
+    steps += [
+        Documents("documents", sources_of(recipe), row_work(recipe), budgets.documents, made=made),
         deduplicated(recipe, assign),
     ]
     corpus = "deduplicated"  # the documents so far: what comes next reads the step of this name

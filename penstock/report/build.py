@@ -24,11 +24,12 @@ from penstock import __version__
 from penstock.card import SPLITS
 from penstock.dataset import Dataset, Manifest, hash_json, read_manifest
 from penstock.errors import DatasetError
-from penstock.pipelines.plan import plan, sources_of
+from penstock.pipelines.plan import MADE, plan, sources_of
 from penstock.pipelines.publish import SCORE_BINS
 from penstock.recipe import Recipe
 from penstock.report import record as rec
 from penstock.report.changes import change_between
+from penstock.report.generation import asked_records, generation_record
 from penstock.report.samples import CLEANING, dropped_samples, kept_samples
 from penstock.report.selection import search_record, selection_record
 from penstock.report.training import training_record
@@ -130,6 +131,8 @@ def build_record(
         outcome=_outcome(manifests, rounds, training),
         versions={"penstock": __version__, **library_versions(LIBRARIES)},
         sources=_sources(recipe, manifests),
+        made=generation_record(root, manifests),
+        asked=asked_records(manifests),
         steps=tuple(_step(step, manifests[step.name], step.name in built, timings) for step in steps),
         stages=tuple(_stages(manifests, rounds)),
         domains=tuple(_domains(manifests, rounds)),
@@ -235,6 +238,10 @@ def _sources(recipe: Recipe, manifests: dict[str, Manifest]) -> tuple[rec.Source
                 bytes=counted["bytes"],
             )
         )
+    if recipe.generate is not None:
+        counted = documents.stats.get("sources", {}).get(MADE, {"rows": 0, "bytes": 0})
+        made = rec.SourceRecord(name=MADE, kind="made", location="made by this run", files=(), files_total=0, **counted)
+        out.append(made)
     return tuple(out)
 
 

@@ -22,6 +22,14 @@ from typing import Any, Literal
 
 from penstock.errors import ConfigError, DatasetError
 from penstock.report.plain import from_plain, to_plain
+from penstock.report.record_generation import AskedRecord as AskedRecord
+from penstock.report.record_generation import GenerationRecord as GenerationRecord
+from penstock.report.record_generation import MadeMap as MadeMap
+from penstock.report.record_generation import MadeSample as MadeSample
+from penstock.report.record_generation import TransformRow as TransformRow
+from penstock.report.record_generation import VariantsRecord as VariantsRecord
+from penstock.report.record_generation import VoyageRecord as VoyageRecord
+from penstock.report.record_generation import VoyageRound as VoyageRound
 from penstock.report.record_selection import Candidate as Candidate
 from penstock.report.record_selection import CriterionChoice as CriterionChoice
 from penstock.report.record_selection import EdgeDocument as EdgeDocument
@@ -405,6 +413,8 @@ class RunRecord:
     outcome: Outcome
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sources: tuple[SourceRecord, ...] = ()
+    made: GenerationRecord | None = None
+    asked: tuple[AskedRecord, ...] = ()
     steps: tuple[StepRecord, ...] = ()
     stages: tuple[Stage, ...] = ()
     domains: tuple[DomainPoint, ...] = ()

@@ -53,6 +53,7 @@ def render(record: RunRecord) -> str:
         domain_table=domain_table(record.domains),
         lineage=lineage(record.steps),
         dropped_groups=_groups(record.dropped, lambda s: (s.step, s.reason)),
+        made_groups=_groups(record.made.samples if record.made else (), lambda s: s.reason),
         kept_groups=_groups(record.kept, lambda s: s.domain),
         trained=(*record.training, *record.beside),
         validation_domains=sorted({d for t in (*record.training, *record.beside) for d in t.validation_loss})[
@@ -222,8 +223,15 @@ def _groups(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 
 def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Name and SVG of every chart that has something to show."""
-    from penstock.report import charts, charts_selection, charts_training
+    from penstock.report import charts, charts_generation, charts_selection, charts_training
 
+    if record.made is not None:
+        if any(voyage.rounds for voyage in record.made.voyages):
+            yield "diversity", charts_generation.diversity_over_items(record.made.voyages)
+        if record.made.voyages[0].rounds:
+            yield "acceptance", charts_generation.accepted_against_rejected(record.made.voyages[0])
+        if record.made.map is not None:
+            yield "made-map", charts_generation.made_map(record.made.map)
     if record.stages:
         yield "waterfall", charts.waterfall(record.stages)
     if any(point.domains for point in record.domains):

@@ -9,7 +9,10 @@ Price: 0.03 ms a problem for simple arithmetic to 5 ms for symbolic algebra; the
 
 from __future__ import annotations
 
+import contextlib
+import decimal
 import difflib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,15 +45,21 @@ FAMILIES = (
 _EXPECTED_BYTES = 256  # of one problem, to size splits
 
 
-class _Problem(NamedTuple):
-    """A generated problem, or the reason why there is none."""
+class Made(NamedTuple):
+    """A question with its answer, or the reason why there is no problem: ``reason`` is None for a verified one."""
 
-    number: int
     question: str
     answer: str
+    reason: str | None = None
+    detail: str | None = None
+
+
+class _Problem(NamedTuple):
+    """What was made under a number of a family."""
+
+    number: int
     item_seed: int
-    reason: str | None
-    detail: str | None
+    made: Made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,7 @@ class ProceduralSource:
         domain: ``source`` puts every problem in one domain called as the source is, ``family`` in its family's.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     name: str = "procedural"
     families: tuple[str, ...] = FAMILIES
@@ -130,39 +139,13 @@ class ProceduralSource:
             self._dataset(family, 0)
 
     def _dataset(self, family: str, item_seed: int) -> Any:
-        """A dataset of one problem."""
-        make, configure = _registry()[family]
-        try:
-            return make(config=configure(seed=item_seed, size=1, **self.config.get(family, {})))
-        except (TypeError, ValueError, AssertionError) as error:
-            allowed = ", ".join(name for name in configure.__dataclass_fields__ if name not in ("seed", "size"))
-            raise ConfigError(f"config of {family}: {error}; allowed parameters {allowed}; correct them") from error
+        return dataset_of(family, item_seed, self.config.get(family, {}))
 
     def _problems(self, split: SourceSplit) -> Iterator[_Problem]:
         family = split.name.rpartition("/")[2]
         for index in range(split.start, split.stop):
             item_seed = seeding.derive(self.seed, family, index)
-            dataset = self._dataset(family, item_seed)
-            try:
-                entry = dataset[0]
-                question, answer = str(entry["question"]), entry["answer"]
-                score = dataset.score_answer(answer, entry)
-            # generators fail in their own ways on rare seeds; the problem is counted, the run goes on
-            except Exception as error:  # noqa: BLE001
-                detail = f"{type(error).__name__}: {error}"[:200]
-                yield _Problem(index, "", "", item_seed, "not_generated", detail)
-                continue
-            if isinstance(answer, str) and score == 1.0:
-                yield _Problem(index, question, answer, item_seed, None, None)
-            else:
-                yield _Problem(
-                    index,
-                    question,
-                    str(answer),
-                    item_seed,
-                    "answer_not_verified",
-                    f"score {score}",
-                )
+            yield _Problem(index, item_seed, make(self._dataset(family, item_seed)))
 
     def identity(self, split: SourceSplit) -> Any:
         """All that decides the rows of a split: its problems and how they are made, not how many others there are."""
@@ -173,11 +156,12 @@ class ProceduralSource:
         builder = base.RowsBuilder(self.name, dropped)
         for problem in self._problems(split):
             doc_id, domain = f"{split.name}#{problem.number}", split.domain or self.name
-            text = f"Question: {problem.question}\nAnswer: {problem.answer}".encode("utf-8", "replace")
-            if problem.reason is None:
+            made = problem.made
+            text = f"Question: {made.question}\nAnswer: {made.answer}".encode("utf-8", "replace")
+            if made.reason is None:
                 full = builder.add(doc_id, text, domain)
             else:
-                full = builder.drop(doc_id, problem.reason, domain, problem.detail, text)
+                full = builder.drop(doc_id, made.reason, domain, made.detail, text)
             if full and (rows := builder.take()):
                 yield rows
         if rows := builder.take():
@@ -198,7 +182,8 @@ class ProceduralSource:
         }
         rows: list[dict[str, Any]] = []
         for problem in self._problems(split):
-            if problem.reason is not None:
+            made = problem.made
+            if made.reason is not None:
                 continue
             problem_id = f"{split.name}#{problem.number}"
             rows.append(
@@ -206,9 +191,9 @@ class ProceduralSource:
                     "problem_id": problem_id,
                     "group_id": problem_id,
                     "variant": "original",
-                    "prompt": problem.question,
-                    "original_prompt": problem.question,
-                    "answer": problem.answer,
+                    "prompt": made.question,
+                    "original_prompt": made.question,
+                    "answer": made.answer,
                     "verdicts": [{"check": "score_answer", "passed": True, "detail": "1.0"}],
                     "parents": [],
                     "provenance": json.dumps(
@@ -226,6 +211,37 @@ class ProceduralSource:
                 rows = []
         if rows:
             yield pa.RecordBatch.from_pylist(rows, schema=schema.PROBLEMS)
+
+
+def dataset_of(family: str, item_seed: int, config: Mapping[str, Any]) -> Any:
+    """A reasoning-gym dataset of one problem.
+
+    Raises:
+        ConfigError: the family does not take the parameters, or not together.
+    """
+    dataset, configure = _registry()[family]
+    try:
+        return dataset(config=configure(seed=item_seed, size=1, **config))
+    except (TypeError, ValueError, AssertionError) as error:
+        allowed = ", ".join(name for name in configure.__dataclass_fields__ if name not in ("seed", "size"))
+        raise ConfigError(f"config of {family}: {error}; allowed parameters {allowed}; correct them") from error
+
+
+def make(dataset: Any) -> Made:
+    """The problem of such a dataset, its answer put to the family's own ``score_answer``."""
+    try:
+        # decimal_arithmetic sets the precision of the context it runs in, which all that come after would inherit; bf
+        # prints
+        with decimal.localcontext(decimal.DefaultContext), contextlib.redirect_stdout(io.StringIO()):
+            entry = dataset[0]
+            question, answer = str(entry["question"]), entry["answer"]
+            score = dataset.score_answer(answer, entry)
+    # generators fail in their own ways on rare seeds; the problem is counted, the run goes on
+    except Exception as error:  # noqa: BLE001
+        return Made("", "", "not_generated", f"{type(error).__name__}: {error}"[:200])
+    if isinstance(answer, str) and score == 1.0:
+        return Made(question, answer)
+    return Made(question, str(answer), "answer_not_verified", f"score {score}")
 
 
 @cache

@@ -1,13 +1,20 @@
-"""A server on loopback that speaks OpenAI's API and fails when told to, and a tiny causal model in a folder."""
+"""A server on loopback that speaks OpenAI's API and fails when told to, models and an embedder made up for tests."""
 
+import hashlib
 import json
 import math
 import socket
 import threading
 import time
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
+
+from penstock.embedding.base import normalised
+from penstock.errors import BudgetError
+from penstock.generators.base import Completion, Usage
 
 
 class Server(ThreadingHTTPServer):
@@ -18,10 +25,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers, self.requests, self.rule = [], [], None
+        self.listing = (200, {"object": "list", "data": []}, {})  # answer to GET /v1/models
         self.running = self.most = 0
         self.pause = 0.0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_):
+        """Nothing: clients that hang up are what tests are about."""
 
 
 def told(body):
@@ -60,9 +71,14 @@ class Handler(BaseHTTPRequestHandler):
             answer = server.rule(body)
         if answer is None:
             answer = (200, told(body), {})
-        status, value, headers = answer
         with server.lock:
             server.running -= 1
+        self.reply(*answer)
+
+    def do_GET(self):
+        self.reply(*self.server.listing)
+
+    def reply(self, status, value, headers):
         if status is None:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -124,3 +140,86 @@ def folder(tmp_path_factory):
             parameter.data.mul_(6.0)
     model.save_pretrained(made)
     return made
+
+
+class Scripted:
+    """A language model that answers each request by ``rule(request)``, a text or a Completion; ``asked`` keeps them."""
+
+    def __init__(self, rule, name="scripted"):
+        self.rule, self.identity, self.asked = rule, {"kind": "scripted", "model": name}, []
+
+    def setup(self):
+        pass
+
+    async def complete(self, requests):
+        self.asked += requests
+        found = [self.rule(request) for request in requests]
+        usage = Usage(prompt_tokens=10, completion_tokens=5)
+        return [one if isinstance(one, Completion) else Completion(text=one, usage=usage) for one in found]
+
+
+@pytest.fixture
+def scripted():
+    """The class of models that a test scripts."""
+    return Scripted
+
+
+class Queued:
+    """LanguageModel: answers in turn what it is given, or what a rule says of a request; None fails the request."""
+
+    identity = {"kind": "scripted", "model": "scripted-1", "revision": "r1"}
+
+    def __init__(self, answers=(), rule=None, budget=None):
+        self.answers, self.rule, self.budget = list(answers), rule, budget
+        self.asked = []
+
+    def setup(self):
+        pass
+
+    async def complete(self, requests):
+        return [self._one(request) for request in requests]
+
+    def _one(self, request):
+        if self.budget is not None and len(self.asked) >= self.budget:
+            raise BudgetError("requests: got one more, allowed no more; raise the budget")
+        self.asked.append(request)
+        answer = self.rule(request) if self.rule is not None else self.answers.pop(0)
+        if answer is None:
+            return Completion(error="status 500")
+        return Completion(text=answer, usage=Usage(prompt_tokens=7, completion_tokens=len(answer.split())))
+
+
+@dataclass(frozen=True)
+class HashedWords:
+    """Embedder: the sum of a random direction a word; a text of signs alone is zero, one with "poison" NaN."""
+
+    dimensions: int = 32
+    embedded: list = field(default_factory=list, compare=False, hash=False)
+
+    def setup(self):
+        pass
+
+    def embed(self, texts):
+        assert all(text.strip() for text in texts)
+        self.embedded.extend(texts)
+        rows = np.zeros((len(texts), self.dimensions))
+        for row, text in zip(rows, texts, strict=True):
+            for word in text.lower().split():
+                if any(c.isalnum() for c in word):
+                    seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=6).digest(), "little")
+                    row += np.random.default_rng(seed).normal(size=self.dimensions)
+        out = normalised(rows)
+        out[["poison" in text for text in texts]] = np.nan
+        return out
+
+
+@pytest.fixture
+def queued():
+    """The class of models that answer in turn."""
+    return Queued
+
+
+@pytest.fixture
+def words():
+    """An embedder of words."""
+    return HashedWords()

@@ -1,14 +1,16 @@
 """Answers are asked for once: stores that are killed, shared, broken, and failures that are not kept."""
 
 import asyncio
+import json
 import multiprocessing
 import sqlite3
 
 import pytest
 
 from penstock.errors import StorageError
-from penstock.generators.answers import AnswerStore, complete_kept, default_store
-from penstock.generators.base import Completion, Request, TokenLogprob
+from penstock.generators.answers import AnswerStore, default_store
+from penstock.generators.base import Completion, Request, TokenLogprob, digest
+from penstock.generators.session import ModelSession
 
 
 class Counting:
@@ -16,8 +18,8 @@ class Counting:
 
     identity = {"kind": "counting"}
 
-    def __init__(self, dies_at=None):
-        self.asked, self.dies_at = [], dies_at
+    def __init__(self, dies_at=None, group=4):
+        self.asked, self.dies_at, self.group = [], dies_at, group
 
     def setup(self):
         pass
@@ -34,9 +36,9 @@ class Counting:
         return out
 
 
-def ask(model, prompts, path, group=4):
-    store = AnswerStore(path=str(path))
-    found = asyncio.run(complete_kept(model, [Request(prompt=p) for p in prompts], store, group))
+def ask(model, prompts, path):
+    session = ModelSession(model, store=AnswerStore(path=str(path)))
+    found = asyncio.run(session.complete([Request(prompt=p) for p in prompts]))
     return [one.text if one.error is None else None for one in found]
 
 
@@ -75,14 +77,14 @@ def test_a_failure_is_not_kept_and_is_asked_again(tmp_path):
 
 def test_more_keys_than_one_query_takes_are_found(tmp_path):
     prompts = [f"p{i}" for i in range(1203)]
-    ask(Counting(), prompts, tmp_path / "a.sqlite", group=400)
+    ask(Counting(group=400), prompts, tmp_path / "a.sqlite")
     again = Counting()
     assert len(set(ask(again, prompts, tmp_path / "a.sqlite"))) == 1203
     assert again.asked == []
 
 
 def fill(path, start):
-    ask(Counting(), [f"p{i}" for i in range(start, start + 60)], path, group=3)
+    ask(Counting(group=3), [f"p{i}" for i in range(start, start + 60)], path)
 
 
 def test_processes_write_into_one_file_at_a_time(tmp_path):
@@ -99,10 +101,35 @@ def test_processes_write_into_one_file_at_a_time(tmp_path):
     assert model.asked == []
 
 
+def test_a_file_of_an_earlier_version_is_taken_on(tmp_path):
+    path, request = tmp_path / "a.sqlite", Request(prompt="a")
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE answers (digest TEXT PRIMARY KEY, body TEXT NOT NULL)")
+        body = {"text": "kept", "tokens": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}, "error": None}
+        connection.execute("INSERT INTO answers VALUES (?, ?)", (digest(Counting(), request), json.dumps(body)))
+    connection.close()
+    model = Counting()
+    assert ask(model, ["a", "b"], path) == ["kept", "B"]
+    assert model.asked == ["b"]
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT model, made > 1700000000 FROM answers ORDER BY rowid").fetchall()
+    connection.close()
+    assert rows == [(None, None), ("counting", 1)]
+
+
 def test_a_file_that_is_no_database_says_what_to_do(tmp_path):
     (tmp_path / "a.sqlite").write_text("not a database, and long enough to be looked at as one" * 10)
     with pytest.raises(StorageError, match=r"a.sqlite: answers cannot be kept there .*name another file, or remove it"):
         ask(Counting(), ["a"], tmp_path / "a.sqlite")
+
+
+def test_an_error_of_the_model_is_not_told_as_one_of_the_store(tmp_path):
+    class Broken(Counting):
+        async def complete(self, requests):
+            raise OSError("the model's file is gone")
+
+    with pytest.raises(OSError, match="the model's file is gone"):
+        ask(Broken(), ["a"], tmp_path / "a.sqlite")
 
 
 def test_the_store_lies_in_the_cache_of_the_user(monkeypatch, tmp_path):

@@ -88,6 +88,34 @@ def test_temperature_zero_takes_the_likeliest_token_and_a_high_one_any(model):
     assert len(hot) > 8
 
 
+def test_sampling_from_a_nucleus_draws_its_tokens_alone_in_their_proportions(model):
+    (told,) = ask(model, Request(prompt="a", max_tokens=1, logprobs=29))
+    ranked = [(token, np.exp(value)) for token, value in told.tokens[0].top]
+    reached = np.cumsum([p for _, p in ranked])
+    top_p = float(reached[1] + reached[2]) / 2  # the third token is needed to reach it
+    nucleus = {("" if token == "<eos>" else token): p / reached[2] for token, p in ranked[:3]}
+    wanted = [Request(prompt="a", max_tokens=1, temperature=1.0, top_p=top_p, seed=4, sample=i) for i in range(1500)]
+    seen = [one.text for one in ask(model, *wanted)]
+    assert set(seen) == set(nucleus)
+    for token, share in nucleus.items():
+        assert abs(seen.count(token) / 1500 - share) < 4 * np.sqrt(share * (1 - share) / 1500)
+
+
+def test_the_smallest_nucleus_is_the_likeliest_token(model):
+    greedy = ask(model, Request(prompt="the cat", max_tokens=6))[0].text
+    assert ask(model, Request(prompt="the cat", max_tokens=6, temperature=9.0, top_p=1e-9))[0].text == greedy
+
+
+def test_generation_ends_before_the_first_stop_text(model):
+    (free,) = ask(model, Request(prompt="the cat", max_tokens=12))
+    assert (free.finish, free.usage.completion_tokens) == ("length", 12)
+    stops = (free.text[14], free.text[8:11])  # a blank stands between letters
+    (found,) = ask(model, Request(prompt="the cat", max_tokens=12, stop=stops))
+    end = min(free.text.find(stop) for stop in stops)
+    assert (found.text, found.finish) == (free.text[:end], "stop")
+    assert found.usage.completion_tokens < 12
+
+
 def test_a_prompt_without_room_and_one_without_a_token_are_errors_of_their_own(model):
     long, empty, good = ask(
         model,
@@ -109,6 +137,26 @@ def test_messages_need_a_chat_template(folder, tmp_path, model):
     (tmp_path / "chat" / "chat_template.jinja").write_text(template)
     chat = GeneratorConfig(path=str(tmp_path / "chat")).resolve()
     assert ask(chat, turn)[0].text == ask(model, Request(prompt="user hello say ", max_tokens=2, logprobs=1))[0].text
+
+
+def test_messages_that_a_template_refuses_are_an_error_of_their_own(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "chat")
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}say "
+    (tmp_path / "chat" / "chat_template.jinja").write_text(template)
+    chat = GeneratorConfig(path=str(tmp_path / "chat")).resolve()
+    refused, good = ask(
+        chat,
+        Request(messages=(Message("system", "be"), Message("user", "hello")), max_tokens=1),
+        Request(messages=(Message("user", "hello"),), max_tokens=1),
+    )
+    assert refused.error == "a prompt that cannot be encoded (no system turns)"
+    assert good.error is None
+
+
+def test_half_a_surrogate_pair_is_an_error_of_its_own(model):
+    bad, good = ask(model, Request(prompt="\ud800", max_tokens=1), Request(prompt="a", max_tokens=1))
+    assert bad.error.startswith("a prompt that cannot be encoded (")
+    assert good.error is None
 
 
 def test_a_folder_that_changed_and_one_without_a_model_are_refused(folder, tmp_path):

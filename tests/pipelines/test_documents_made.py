@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from penstock import schema
 from penstock.pipelines.documents import Documents
+from penstock.sources.base import documents_batch
 
 
 def problems(*rows):
@@ -59,6 +60,36 @@ def test_parts_of_the_table_that_are_as_they_were_are_taken_over(lab):
     lab.given("generated", problems=[FIRST, SECOND])
     lab.run(documents)
     assert any("read took over 2 of 3 parts" in note for note in lab.notes)  # the file, and the first part
+
+
+def test_a_question_and_its_variants_lie_in_one_split(lab):
+    rows = [
+        {"problem_id": f"g#{g}~{v}", "group_id": f"g#{g}", "variant": "x", "answer": "1"}
+        | {"prompt": f"Question {g * 10 + v} of its own words {v}?", "original_prompt": ""}
+        for g in range(60)
+        for v in range(3)
+    ]
+    lab.given("generated", problems=[pa.RecordBatch.from_pylist(rows, schema=schema.PROBLEMS)])
+    lab.run(step(lab))
+    documents = lab.deduplicated(validation=0.3, test=0.2).read("documents")
+    sides = {}
+    for row in documents.to_pylist():
+        if row["domain"] == "made":
+            sides.setdefault(row["doc_id"].partition("~")[0], set()).add(row["split"])
+    assert len(sides) == 60
+    assert all(len(found) == 1 for found in sides.values())
+    assert {next(iter(found)) for found in sides.values()} == {"train", "validation", "test"}
+    assert "split_key" not in documents.column_names
+
+
+def test_texts_that_were_made_join_as_they_are(lab):
+    texts = documents_batch(["g#0", "g#1"], ["one text", "two texts"], source="g", domains=["g", "g"])
+    lab.given("generated", documents=[texts])
+    found = lab.run(step(lab)).read("documents").to_pylist()
+    assert [(r["doc_id"], r["text"], r["domain"]) for r in found[1:]] == [
+        ("g#0", "one text", "made"),
+        ("g#1", "two texts", "made"),
+    ]
 
 
 def test_a_guard_may_name_the_made_problems_and_steps_without_them_have_no_parent(lab):

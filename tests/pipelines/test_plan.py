@@ -43,6 +43,37 @@ def test_the_smallest_recipe_ends_with_a_dataset():
     ]
 
 
+def test_what_is_made_stands_before_the_documents_and_joins_them():
+    text = SMALL + "generate: {compare: [default]}\ntransform: {}\n"
+    steps = {s.name: s for s in plan(parse(text))}
+    assert list(steps)[:5] == ["embedder", "generated", "generated-default", "transformed", "documents"]
+    assert steps["generated"].parents == steps["generated-default"].parents == ("embedder",)
+    assert steps["transformed"].parents == ("generated",)
+    assert steps["documents"].parents == ("transformed",)
+    assert {s.name: s.parents for s in plan(parse(SMALL + "generate: {}\n"))}["documents"] == ("generated",)
+
+
+def test_one_embedder_serves_what_is_made_and_the_documents():
+    text = SMALL + "embed: {}\ngroup: {}\ngenerate: {}\ntransform: {embedding_band: [0.2, 0.99]}\n"
+    steps = plan(parse(text))
+    assert Counter(s.name for s in steps)["embedder"] == 1
+    parents = {s.name: s.parents for s in steps}
+    assert parents["transformed"] == ("generated", "embedder")
+    assert "embedder" in parents["embedded"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "transform: {}\n",
+        "transform: {}\ngenerate: {prompt: {task: Write.}, model: {url: 'http://h/v1', model: m}}\n",
+    ],
+)
+def test_variants_without_problems_are_refused(text):
+    with pytest.raises(ConfigError, match="transform changes problems that generate makes"):
+        parse(SMALL + text)
+
+
 def test_rounds_feed_the_signals_of_one_into_the_selection_of_the_next():
     text = SMALL + "quality: {positive: {domains: [a]}}\ntrain: {steps: 5, warmup_steps: 1}\nrounds: 3\n"
     parents = {s.name: s.parents for s in plan(parse(text))}
@@ -242,6 +273,31 @@ scores:
   lm: {model: /models/lm}
 select: {criteria: {heuristic: {}}}
 """
+MADE = """
+name: keys
+source: {files: [x.jsonl]}
+select: {criteria: {language: {}}}
+generate:
+  prompt: {task: Write problems., shape: problems}
+  model: {url: 'http://localhost:1/v1', model: small}
+  gates:
+    languages: [en]
+    examples: {files: [seeds.jsonl]}
+    relevance: {threshold: 0.2}
+    judge: {model: {url: 'http://localhost:1/v1', model: small}}
+    benchmarks: [{name: riddles, files: [q.jsonl]}]
+    jury: {models: [{url: 'http://localhost:1/v1', model: small}]}
+  budget: {max_cost: 3.0}
+  prices: {small: {prompt: 1.0, completion: 2.0}}
+transform:
+  model: {url: 'http://localhost:1/v1', model: small}
+  judge: true
+  solve: {}
+  embedding_band: [0.3, 0.99]
+"""
+# language models that a recipe may name, and what is nothing to their answers
+MODELS = ("generate.model", "generate.gates.judge.model", "generate.gates.jury.models.0", "transform.model")
+TRANSPORT = ("api_key_env", "device", "batch_tokens", "concurrency", "timeout", "deadline", "attempts", "patience")
 
 # nothing of the output hangs on these: where it goes, and how a run is watched
 FREE = {"output", "max_dropped.default", "train.device", "train.threads", "train.tensorboard", "train.keep_checkpoints"}
@@ -264,8 +320,48 @@ FREE |= {f"scores.lm.{n}" for n in ("model", "device", "batch_tokens")} | {
     "scores.askllm.max_failed",
 }
 FREE |= {f"select.search.proxy.{n}" for n in ("ngram.order", "ngram.discount", "loop.device")}
+FREE |= {f"{model}.{n}" for model in (*MODELS, "scores.askllm.model") for n in TRANSPORT}
 # what `None`, a text or a list may become; numbers and switches are changed by a rule
 OTHER = {
+    "generate": {},
+    "transform": None,  # refused without generate
+    "generate.procedural": None,  # refused beside a prompt
+    "generate.prefix": None,
+    "generate.prompt.task": "Write other problems.",
+    "generate.prompt.shape": "problems",  # texts have no variants
+    "generate.prompt.prompts": None,
+    "generate.gates.languages": ["de"],
+    "generate.gates.examples.files": ["others.jsonl"],
+    "generate.gates.examples.column": "question",
+    "generate.gates.judge.prompt": "judge.md",
+    "generate.gates.benchmarks.0.name": "puzzles",
+    "generate.gates.benchmarks.0.files": ["p.jsonl"],
+    "generate.gates.benchmarks.0.question": "q",
+    "generate.gates.benchmarks.0.answer": "a",
+    "generate.gates.jury.rubric": "reasoning",
+    "generate.gates.jury.prompt": "jury.md",
+    "generate.voyage.threshold.strategy": "geometric",
+    "generate.voyage.threshold.alpha": None,  # refused for the quantile
+    "generate.voyage.threshold.decay": "none",
+    "generate.voyage.prune": "greedy",
+    "generate.voyage.refine": "always",
+    "generate.voyage.explorer_weight": "acceptance",
+    "generate.baseline": "default",
+    "generate.compare": ["default"],
+    "generate.budget.max_requests": 9,
+    "generate.budget.max_tokens": 9,
+    "transform.kinds": ["rename"],
+    "transform.prompts": None,
+    "transform.checks": ["structural"],
+    "transform.solve.band": [0.125, 0.625],
+    "transform.reference": {"url": "http://localhost:2/v1", "model": "large"},
+    "transform.check_prompts": None,
+    "transform.embedding_band": [0.2, 0.9],
+    "transform.alone": "keep",
+    "transform.budget.max_requests": 9,
+    "transform.budget.max_tokens": 9,
+    "transform.budget.max_cost": None,  # refused without prices
+    "transform.prices": {},
     "name": "other",
     "dropped": "full",
     "output": "elsewhere",
@@ -494,6 +590,28 @@ FULL_LEAVES += [
     for path, value in leaves(Recipe.parse(SEARCHED).model_dump(mode="json"))
     if path[:2] == ("select", "search")
 ]
+FULL_LEAVES += [
+    (MADE, path, value)
+    for path, value in leaves(Recipe.parse(MADE).model_dump(mode="json"))
+    if path[0] in ("generate", "transform")
+]
+OTHER |= {
+    f"{model}.{name}": other
+    for model in (*MODELS, "scores.askllm.model")
+    for name, other in {
+        "path": None,  # refused beside url, as is what belongs to a folder
+        "engine": "transformers",
+        "python": None,
+        "arguments": {},
+        "device": "cuda",
+        "url": "http://localhost:2/v1",
+        "model": "large",
+        "revision": "2",
+        "api_key_env": "KEY",
+    }.items()
+}
+FREE |= {f"{model}.url" for model in (*MODELS, "scores.askllm.model")}  # the same model at another address
+FREE |= {"scores.askllm.model.schemas"}  # it asks for none
 
 
 @pytest.mark.parametrize(("text", "path", "value"), FULL_LEAVES, ids=[".".join(map(str, p)) for _, p, _ in FULL_LEAVES])

@@ -10,6 +10,7 @@ import pytest
 from penstock import seeding
 from penstock.report.record import (
     Amount,
+    AskedRecord,
     Candidate,
     ContaminatedSample,
     ContaminationRecord,
@@ -21,10 +22,13 @@ from penstock.report.record import (
     DomainPoint,
     DroppedSample,
     EdgeDocument,
+    GenerationRecord,
     GroupRecord,
     KeptSample,
     LongToken,
     Machine,
+    MadeMap,
+    MadeSample,
     MapRecord,
     MixtureRecord,
     MovedDocument,
@@ -44,6 +48,10 @@ from penstock.report.record import (
     TokenizerDomain,
     TokenizerRecord,
     TrainingRecord,
+    TransformRow,
+    VariantsRecord,
+    VoyageRecord,
+    VoyageRound,
 )
 
 DOMAINS = ("library docs", "docstrings", "source code", "package readmes", "licences", "tests")
@@ -373,6 +381,56 @@ def make_map() -> MapRecord:
     )
 
 
+def make_made() -> GenerationRecord:
+    def voyage(name, growth):
+        rounds = tuple(
+            VoyageRound(
+                round=i,
+                proposed=30,
+                accepted=12,
+                total=12 * (i + 2),
+                vendi=1 + growth * np.log1p(i + 2),
+                threshold=0.4 * 0.99**i,
+                mean_gain=0.35,
+            )
+            for i in range(-1, 40)
+        )
+        return VoyageRecord(
+            name=name,
+            wanted=500,
+            accepted=492,
+            detail="492 of 500 accepted: 10 rounds in a row without an accepted item",
+            vendi=rounds[-1].vendi,
+            proposed=1230,
+            explorers=61,
+            calls=444,
+            rejected={"selection: low_gain": 690, "refusal: refusal": 31, f"item: {HOSTILE}": 17},
+            rounds=rounds,
+        )
+
+    places = random("made").normal(size=(300, 2)) / 4
+    return GenerationRecord(
+        voyages=(voyage("voyager", 6.0), voyage("default", 1.5)),
+        map=MadeMap(
+            x=tuple(float(x) for x in places[:, 0]),
+            y=tuple(float(y) for y in places[:, 1]),
+            kinds=("rejected",) * 100 + ("seed",) * 50 + ("voyager",) * 100 + ("default",) * 50,
+        ),
+        samples=(
+            MadeSample(item="generated#0-1-4", round=3, reason=None, gain=0.62, threshold=0.4, text="What is 2 + 3?"),
+            MadeSample(item=HOSTILE, round=3, reason="low_gain", gain=0.1, gradient=HOSTILE, text=HOSTILE),
+            MadeSample(item="generated#0-1-6", round=-1, reason="not_json"),
+        ),
+        variants=VariantsRecord(
+            sizes={"0": 14, "3": 120, "4": 358},
+            transforms=(
+                TransformRow(name="rename_names", kept=410, not_applicable=70, rejected={"alignment": 12}),
+                TransformRow(name="paraphrase", kept=301, not_applicable=191),
+            ),
+        ),
+    )
+
+
 def make_record() -> RunRecord:
     prose = (
         "The iterator protocol consists of two methods. An object that has both can be used in a for statement; when "
@@ -452,6 +510,20 @@ def make_record() -> RunRecord:
                 files_total=0,
                 rows=6_000,
                 bytes=1_802_440,
+            ),
+        ),
+        made=make_made(),
+        asked=(
+            AskedRecord(
+                step="generated",
+                model="small-instruct",
+                requests=444,
+                kept=12,
+                prompt_tokens=91_200,
+                completion_tokens=188_300,
+                cost=0.41,
+                failed={"429": 3},
+                latency={"p50": 0.8, "p90": 1.9, "p99": 4.4},
             ),
         ),
         steps=make_steps(),

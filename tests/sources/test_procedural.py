@@ -120,6 +120,18 @@ def test_problems_are_rows_of_the_problems_table_and_can_be_made_again():
         assert again.score_answer(row["answer"], again[0]) == 1.0
 
 
+def test_a_family_that_sets_the_decimal_precision_sets_it_for_no_other():
+    parameters = {"min_digits": 9, "max_digits": 9, "min_decimal_places": 8, "max_decimal_places": 8}
+    alone = ProceduralSource(families=("decimal_chain_sum",), count=8, config={"decimal_chain_sum": parameters})
+    expected = [row["text"] for row in read(alone)[0]]
+    both = ProceduralSource(
+        families=("decimal_arithmetic", "decimal_chain_sum"),
+        count=8,
+        config={"decimal_arithmetic": {"precision": 6}, "decimal_chain_sum": parameters},
+    )
+    assert [row["text"] for row in read(both)[0] if "decimal_chain_sum" in row["doc_id"]] == expected
+
+
 def test_a_family_without_a_reference_answer_gives_no_problem():
     src = ProceduralSource(families=("propositional_logic",), count=4)
     documents, drops = read(src)

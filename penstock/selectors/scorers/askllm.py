@@ -29,8 +29,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.errors import ConfigError, InputError
-from penstock.generators.answers import AnswerStore, complete_kept
-from penstock.generators.base import Completion, Message, Request, run
+from penstock.generators.answers import AnswerStore
+from penstock.generators.base import Completion, Message, Request, failure, run
+from penstock.generators.session import ModelSession
 from penstock.selectors.scorers.base import Direction, score_array
 
 PROMPT = """\
@@ -118,7 +119,7 @@ class AskLLM:
         head = pc.utf8_slice_codeunits(batch["text"].fill_null(""), 0, self.characters)
         rows = np.flatnonzero(~blank(head))
         requests = [self.request(text) for text in head.take(pa.array(rows)).to_pylist()]
-        answers = run(complete_kept(self.model, requests, AnswerStore(path=self.store)))
+        answers = run(ModelSession(self.model, store=AnswerStore(path=self.store)).complete(requests))
         scores = np.full(batch.num_rows, np.nan)
         failed: Counter[str] = Counter()
         last = ""
@@ -150,7 +151,7 @@ class AskLLM:
     def score(self, answer: Completion) -> tuple[float, str | None]:
         """(P(yes), None), or (NaN, why there is none)."""
         if answer.error is not None:
-            return math.nan, answer.error.partition(" (")[0].partition(":")[0][:60]
+            return math.nan, failure(answer.error)
         if not answer.tokens:
             return math.nan, "no log-probabilities"
         first = answer.tokens[0]

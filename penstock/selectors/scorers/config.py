@@ -86,12 +86,13 @@ class AskLLMConfig:
         return AskLLM.directions
 
     def said(self) -> dict[str, Any]:
-        """The question, and the server's model; a folder's is in the files."""
+        """The question, and the server's model; a folder's is in the files, and what runs it here."""
         own = asdict(self) | {"revision": AskLLM.revision}
         for name in ("store", "max_failed", "model"):
             own.pop(name)
         server = {"model": self.model.model, "revision": self.model.revision}
-        return own | {"model": server if self.model.url is not None else "files"}
+        folder = "files" if self.model.engine == "transformers" else {"vllm": dict(self.model.arguments)}
+        return own | {"model": server if self.model.url is not None else folder}
 
     def files(self) -> list[Path]:
         return [] if self.model.path is None else _model_files(self.model.path)
