@@ -17,7 +17,7 @@ import numpy as np
 from penstock.generators.transforms.base import Edit, NotApplicable, Problem, Variant
 from penstock.generators.transforms.editing import PRONOUNS, made, pick
 from penstock.generators.transforms.names import GENDERS
-from penstock.generators.transforms.text import Span, base, lemma, sentences, tokens, tokens_of, word_set
+from penstock.generators.transforms.text import Span, base, lemma, not_prose, sentences, tokens, tokens_of, word_set
 
 _IF_FIRST = re.compile(r"^If (?P<condition>.+), (?P<question>(?:how|what|who|which) .+)\?$", re.DOTALL)
 _IF_LAST = re.compile(r"^(?P<question>(?:How|What|Who|Which) .+?),? if (?P<condition>.+)\?$", re.DOTALL)
@@ -45,6 +45,8 @@ class Order:
     kind: str = "format"
 
     def apply(self, problem: Problem, stream: np.random.Generator) -> Variant | NotApplicable:
+        if why := not_prose(problem.prompt):
+            return NotApplicable(transform=self.name, reason=why)
         text = problem.prompt
         spans = sentences(text)
         options: list[list[Edit]] = [_exchange(text, one, other) for one, other in _free(text, spans)]

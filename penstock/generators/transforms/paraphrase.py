@@ -15,7 +15,7 @@ import numpy as np
 from penstock.generators.transforms.base import Edit, NotApplicable, Problem, Variant
 from penstock.generators.transforms.editing import cased, counted, made, pick
 from penstock.generators.transforms.lexicon import MEASURED, NO_NOUN, PHRASES
-from penstock.generators.transforms.text import Token, sentences, tokens
+from penstock.generators.transforms.text import Token, not_prose, sentences, tokens
 
 _ORDERS = ("Calculate", "Determine", "Find")
 _Options = list[tuple[Edit, ...]]  # what may be done at one place; one of them is
@@ -34,6 +34,8 @@ class Paraphrase:
     share: float = 0.6
 
     def apply(self, problem: Problem, stream: np.random.Generator) -> Variant | NotApplicable:
+        if why := not_prose(problem.prompt):
+            return NotApplicable(transform=self.name, reason=why)
         text = problem.prompt
         found = tokens(text)
         places = [*_phrases(found), *_counts(found), *_questions(text)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock.generators.transforms.base import Edit, NotApplicable, Problem, Variant
 from penstock.generators.transforms.editing import cased, made
-from penstock.generators.transforms.text import Token, sentences, tokens, word_set
+from penstock.generators.transforms.text import Token, not_prose, sentences, tokens, word_set
 
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -48,6 +48,8 @@ class Presentation:
     kind: str = "format"
 
     def apply(self, problem: Problem, stream: np.random.Generator) -> Variant | NotApplicable:
+        if why := not_prose(problem.prompt):
+            return NotApplicable(transform=self.name, reason=why)
         found = tokens(problem.prompt)
         starts = {span.start for span in sentences(problem.prompt)}
         by_style: dict[str, list[Edit]] = {}

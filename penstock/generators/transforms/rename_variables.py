@@ -14,6 +14,7 @@ import numpy as np
 
 from penstock.generators.transforms.base import Edit, NotApplicable, Problem, Variant
 from penstock.generators.transforms.editing import made
+from penstock.generators.transforms.text import not_prose
 
 # one letter, no letter and no backslash command beside it
 _LETTER = re.compile(r"(?<![A-Za-z\\'’])[A-Za-z](?![A-Za-z'’])")
@@ -37,6 +38,8 @@ class RenameVariables:
     kind: str = "rename"
 
     def apply(self, problem: Problem, stream: np.random.Generator) -> Variant | NotApplicable:
+        if why := not_prose(problem.prompt):
+            return NotApplicable(transform=self.name, reason=why)
         text = problem.prompt
         commands, formulas = _covered(_COMMAND, text), _covered(_FORMULA, text)
         letters = [hit for hit in _LETTER.finditer(text) if not commands[hit.start()]]

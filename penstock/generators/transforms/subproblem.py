@@ -16,7 +16,7 @@ import numpy as np
 
 from penstock.generators.transforms.base import Edit, NotApplicable, Problem, Variant
 from penstock.generators.transforms.editing import made, pick
-from penstock.generators.transforms.text import Span, Token, sentences, tokens, word_set
+from penstock.generators.transforms.text import Span, Token, not_prose, sentences, tokens, word_set
 
 _LETTERS = "NKXMQWZV"
 _SUMS = ("the sum of {0} and {1}", "{0} plus {1}", "{0} more than {1}", "the number you get when you add {0} to {1}")
@@ -45,6 +45,8 @@ class Subproblem:
     largest: int = 100_000
 
     def apply(self, problem: Problem, stream: np.random.Generator) -> Variant | NotApplicable:
+        if why := not_prose(problem.prompt):
+            return NotApplicable(transform=self.name, reason=why)
         found = tokens(problem.prompt)
         spans = sentences(problem.prompt)
         places = [at for at in range(len(found)) if self._hideable(found, at)]

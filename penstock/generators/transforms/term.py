@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.generators.transforms.base import Edit, NotApplicable, Problem, Variant
 from penstock.generators.transforms.editing import made, pick
-from penstock.generators.transforms.text import Token, base, lemma, tokens, word_set
+from penstock.generators.transforms.text import Token, base, lemma, not_prose, tokens, word_set
 from penstock.generators.verification.relations import PLAIN, RELATIONS, UNITS
 
 _STARTS = ("b", "bl", "br", "d", "dr", "f", "fl", "gl", "gr", "k", "kl", "kr", "pl", "pr", "tr", "v", "z", "sn", "sk")
@@ -41,6 +41,8 @@ class Term:
     kind: str = "term"
 
     def apply(self, problem: Problem, stream: np.random.Generator) -> Variant | NotApplicable:
+        if why := not_prose(problem.prompt):
+            return NotApplicable(transform=self.name, reason=why)
         found = tokens(problem.prompt)
         things = sorted(_things(found))
         if not things:

@@ -28,6 +28,28 @@ def word_set(text: str) -> frozenset[str]:
 # a full stop after these ends no sentence
 _SHORT = word_set("mr mrs ms dr prof st jr sr vs etc eg ie fig eq approx dept lt col gen rev hon messrs mt")
 
+# data that stands in a question, rather than sentences: a listing, code, a drawing
+_LISTING = re.compile(
+    r"(?:^|\n)[ \t]*(?:\d{1,3}[.):]|[-*•])[ \t]|```|[\u2500-\u259f]|\t|(?:^|\n)[^A-Za-z\n]{6,}(?=\n|$)"
+)
+# where words, letters or digits are what is asked about, to write one of them another way asks something else
+_NOTATION = re.compile(
+    r"\b(?:binary|hexadecimal|octal|roman numerals?|base[- ]?\d+|digits?|strings?|substrings?|characters?|alphabet\w*|"
+    r"palindrom\w*|anagrams?|spell\w*|cipher\w*|(?:en|de)cod\w*|(?:upper|lower)case|sentence|premises?|conclusion|"
+    r"syllogism|statements?|examples?)\b",
+    re.IGNORECASE,
+)
+
+
+@functools.lru_cache(maxsize=512)
+def not_prose(text: str) -> str | None:
+    """Why a rule for questions in prose must leave this one alone; None where it may work on it."""
+    if _LISTING.search(text):
+        return "it holds a listing, code or a drawing"
+    if _NOTATION.search(text):
+        return "it asks about words, letters, digits or statements as they are written"
+    return None
+
 
 class Token(NamedTuple):
     """A word, a number or a sign.

@@ -1,10 +1,13 @@
 """Tokens, sentences and singulars of questions."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.generators.transforms.text import folded, lemma, sentences, tokens, tokens_of
+from penstock.generators.transforms.base import NotApplicable, Problem
+from penstock.generators.transforms.rules import rules_of
+from penstock.generators.transforms.text import folded, lemma, not_prose, sentences, tokens, tokens_of
 
 
 def said(text):
@@ -65,3 +68,38 @@ def test_regular_and_common_irregular_plurals_have_their_singular(plural, singul
 def test_folded_texts_are_equal_for_copies_and_differ_for_another_number():
     assert folded("Tom  has “5” apples!") == folded("tom has 5 apples.")
     assert folded("Tom has 5 apples") != folded("Tom has 6 apples")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Apply the rules:\n1. Double it.\n2. Add 3.\nWhat is 4?",
+        "Which are red?\n- an apple\n- a pear",
+        "Run it:\n```\nx = 3\n```",
+        "Rotate:\n4 4 0 4\n0 4 4 0",
+        "A: ──┐\nWhat is A?",
+    ],
+)
+def test_a_listing_code_or_a_drawing_is_no_prose(question):
+    assert not_prose(question) == "it holds a listing, code or a drawing"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Convert the binary number 1101 to base-9.",
+        "Restore the order of words in this sentence: eight had schemes",
+        "Spell 'otter' backwards.",
+        "Does the conclusion follow? Premise: all children are sages.",
+    ],
+)
+def test_questions_about_how_something_is_written_are_told_apart(question):
+    assert "as they are written" in not_prose(question)
+    stream = np.random.default_rng(0)
+    for rule in rules_of(("paraphrase", "term", "subproblem")):
+        found = rule.apply(Problem(problem_id="p", prompt=question, answer="8"), stream)
+        assert isinstance(found, NotApplicable)
+
+
+def test_a_word_problem_is_prose():
+    assert not_prose("Tom has 12 apples.\nHe buys $3.50 worth more (2 for each friend). How many are left?") is None
