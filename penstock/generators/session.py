@@ -12,7 +12,7 @@ Whether a request is asked is decided in order of the requests and by what those
 does not depend on who answers first. When one does not fit, those in flight are waited for and kept, and BudgetError is
 raised; answers from the store cost nothing.
 
-Price: a digest a request (20 µs), and one transaction for the answers that come together.
+Price: some 0.1 ms of the processor a request, and one transaction for the answers that come together.
 """
 
 from __future__ import annotations

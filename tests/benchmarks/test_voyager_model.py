@@ -111,7 +111,7 @@ def test_every_arm_writes_its_texts_and_says_what_was_dropped(monkeypatch):
     settings = voyager_model.Settings(count=30, sample=20, seeds=(0,))
     done = {}
     for arm in voyager_model.ARMS:
-        found = voyager_model.figures(*voyager_model.voyage(arm, 0, settings, PREFIXES, "model"))
+        found = voyager_model.figures(voyager_model.voyage(arm, 0, settings, PREFIXES, "model"))
         assert (found["rows"], found["reason"]) == (30, "count")
         assert found["proposed"] == 30 + sum(found["dropped"].values())
         assert found["validity"] == 1.0
