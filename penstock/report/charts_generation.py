@@ -14,7 +14,7 @@ from penstock.report.record import MadeMap, VoyageRecord
 from penstock.report.text import labels
 
 MAX_ROUNDS = 400  # drawn of a voyage, evenly spaced
-_KNOWN = {"rejected": MUTED, "seed": SERIES[3], "voyager": KEPT}  # those not here have the other colours in turn
+_KNOWN = {"rejected": MUTED, "seed": SERIES[3], "voyager": SERIES[0]}  # those not here have the other colours in turn
 _OTHERS = [colour for colour in SERIES if colour not in _KNOWN.values()]
 
 
@@ -30,9 +30,9 @@ def diversity_over_items(voyages: Sequence[VoyageRecord]) -> str:
         alt.Chart(ROWS, width=WIDTH, height=230)
         .mark_line(point=alt.OverlayMarkDef(size=12))
         .encode(
-            x=alt.X("items:Q", title="items accepted", axis=alt.Axis(format="~s", grid=False)),
+            x=alt.X("items:Q", title="items accepted", axis=alt.Axis(format="~s", grid=False, tickCount=8)),
             y=alt.Y("vendi:Q", title="Vendi score of them"),
-            color=alt.Color("how:N", scale=palette(list(names.values()), [KEPT, *_OTHERS])),
+            color=alt.Color("how:N", scale=palette(list(names.values()), [SERIES[0], *_OTHERS])),
         )
     )
     return convert(chart, values, f"Vendi score against the number of items, {len(voyages)} lines")

@@ -200,7 +200,8 @@ def test_kinds_on_the_map_have_colours_of_their_own():
     assert set(kinds) <= set(texts(svg))
     colours = {e.get("fill") for e in ET.fromstring(svg).iter("path") if e.get("fill", "").startswith("var(")}
     assert len(colours) == 5
-    assert charts.KEPT in colours
+    assert charts.SERIES[0] in colours
+    assert charts.KEPT not in colours  # the same blue
 
 
 def test_rounds_are_bars_of_accepted_and_rejected():
