@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.harness import Bar, BenchmarkError, Options, Result, Row
 from benchmarks.small_lm import Job, paired, paired_row, run_jobs, scratch_folder, seeds_row
-from benchmarks.voyager_arms import ARMS, Settings, work
+from benchmarks.voyager_arms import ARMS, Settings, prepare, work
 
 Done = Mapping[Job, dict[str, Any]]
 
@@ -46,13 +46,14 @@ FIGURES = {
     "steps": "steps",
     "seconds": "s",
 }
-QUICK = Settings(count=40, seeds=(0, 1), sample=30)
+QUICK = Settings(count=24, seeds=(0, 1), sample=20)
 
 
 def measure(options: Options) -> Result:
     settings = QUICK if options.quick else Settings()
     versions = harness.versions("reasoning-gym", "sentence-transformers", "torch", "numpy")
     folder = scratch_folder("voyager", {"runs": settings, "versions": versions, "code": code_digest()})
+    prepare(folder)
     done = run_jobs(work, folder, [Job("procedural", arm, seed) for seed in settings.seeds for arm in ARMS])
     return result_of(done, versions, quick=options.quick)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import tempfile
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.small_lm import Job
+from benchmarks.small_lm import Job, write_json
 from penstock.diversity.kernels import TokenJaccard
 from penstock.diversity.vendi_score import vendi
+from penstock.embedding.base import Embedder
 from penstock.embedding.distil import DIMENSIONS, distilled, packaged_model
 from penstock.embedding.sentences import SentenceFolder, folder_digest
 from penstock.embedding.static import StaticVectors, save_static
@@ -39,6 +40,7 @@ from penstock.generators.voyager.settings import VoyagerSettings
 
 ARMS = ("default", "uniform", "hierarchical", "gate_only", "random_refinement", "voyager")
 MINILM_DIMENSIONS = 384
+EMBEDDER = "embedder.json"
 ROUNDS = 10_000  # no arm may end before it has its rows
 
 
@@ -60,10 +62,10 @@ def settings_in(folder: Path) -> Settings:
 
 def work(folder: Path, job: Job) -> dict[str, Any]:
     """Run an arm with a seed and measure what it accepted."""
-    return measured(voyage(job.arm, job.seed, settings_in(folder)))
+    return measured(*voyage(job.arm, job.seed, settings_in(folder), static(folder)))
 
 
-def voyage(arm: str, seed: int, settings: Settings) -> tuple[Voyage, float]:
+def voyage(arm: str, seed: int, settings: Settings, embedder: Embedder) -> tuple[Voyage, float]:
     """A voyage of an arm, and its seconds."""
     prior = Prior.zipf(seed, s=settings.s)
     full = VoyagerSettings(
@@ -73,15 +75,13 @@ def voyage(arm: str, seed: int, settings: Settings) -> tuple[Voyage, float]:
         root, how = ProceduralExplorer.root(prior, seed=seed), full
     else:
         root, how = baseline(arm, prior, seed=seed, settings=full)
-    embedder = static()
     started = time.perf_counter()
     done = asyncio.run(explore([root], how, embedder=embedder, seed=seed))
     return done, time.perf_counter() - started
 
 
-def measured(found: tuple[Voyage, float]) -> dict[str, Any]:
+def measured(done: Voyage, seconds: float) -> dict[str, Any]:
     """The figures of a voyage."""
-    done, seconds = found
     texts = [one.item.text for one in done.accepted]
     vectors = minilm().embed(texts)
     families = Counter(one.item.origin["family"] for one in done.accepted)
@@ -122,13 +122,17 @@ def lexical(texts: Sequence[str]) -> float:
     return float(1.0 - off_diagonal(TokenJaccard(sets).dense()).mean())
 
 
-@cache
-def static() -> StaticVectors:
+def prepare(folder: Path) -> None:
+    """Write the embedder of the runs, once."""
+    if not (folder / EMBEDDER).exists():
+        table, tokenizer = distilled(lambda note: print(note, file=sys.stderr))
+        path, digest = save_static(str(folder), table, tokenizer, {})
+        write_json(folder / EMBEDDER, {"path": path, "digest": digest, "dimensions": DIMENSIONS})
+
+
+def static(folder: Path) -> StaticVectors:
     """The embedder of the runs."""
-    folder = tempfile.mkdtemp(prefix="penstock-bench-")
-    table, tokenizer = distilled(lambda note: None)
-    path, digest = save_static(folder, table, tokenizer, {})
-    return StaticVectors(path=path, digest=digest, dimensions=DIMENSIONS)
+    return StaticVectors(**json.loads((folder / EMBEDDER).read_text()))
 
 
 @cache

@@ -32,7 +32,7 @@ class Words:
 
 @pytest.fixture
 def embedders(monkeypatch):
-    monkeypatch.setattr(voyager_arms, "static", Words)
+    monkeypatch.setattr(voyager_arms, "static", lambda folder: Words())
     monkeypatch.setattr(voyager_arms, "minilm", Words)
 
 
@@ -48,7 +48,7 @@ def test_every_arm_makes_its_rows_and_its_figures_are_those_of_what_it_accepted(
         assert found["vendi"] == pytest.approx(found["vendi of the run's embedder"])
         assert (found["threshold"] is None) == (job.arm in ("default", "uniform", "hierarchical"))
         assert json.loads(json.dumps(found)) == found
-    voyage, _ = voyager_arms.voyage("uniform", 0, SMALL)
+    voyage, _ = voyager_arms.voyage("uniform", 0, SMALL, Words())
     texts = [one.item.text for one in voyage.accepted]
     vectors = Words().embed(texts).astype(np.float64)
     apart = [1 - float(a @ b) for a, b in combinations(vectors, 2)]
@@ -64,7 +64,6 @@ def test_every_arm_makes_its_rows_and_its_figures_are_those_of_what_it_accepted(
     assert told["voyager: proposed"] == done[Job("procedural", "voyager", 0)]["proposed"]
 
 
-@pytest.mark.usefixtures("embedders")
 def test_arms_of_a_seed_share_the_prior_and_uniform_has_none(monkeypatch):
     taken = []
 
@@ -73,7 +72,7 @@ def test_arms_of_a_seed_share_the_prior_and_uniform_has_none(monkeypatch):
 
     monkeypatch.setattr(voyager_arms, "explore", caught)
     for arm in ARMS:
-        voyager_arms.voyage(arm, 3, SMALL)
+        voyager_arms.voyage(arm, 3, SMALL, Words())
     priors = {arm: root.state.prior for arm, root in zip(ARMS, taken, strict=True)}
     assert len({prior.digest for arm, prior in priors.items() if arm != "uniform"}) == 1
     assert len(set(priors["uniform"].weights.values())) == 1
