@@ -206,9 +206,9 @@ def print_made(made: Made, exported: Sequence[Exported] = (), console: Console |
         print_table(console, "Difficulty, variant less original", shown, whole=True)
     groups = sum(number for size, number in stats["sizes"].items() if size != "0")
     say(console, f"{groups:,} groups of {counts.rows_in:,} problems, {counts.kept:,} rows")
-    for name, took in sorted(spending(made.root).items()):
+    for model, took in spending(made.root).get(made.dataset.manifest.step, {}).items():
         cost = "" if took.get("cost") is None else f", cost {took['cost']:.4g}"
-        say(console, plain(name), f": {took['asked']:,} requests asked, {took['kept']:,} kept{cost}")
+        say(console, plain(model), f": {took['asked']:,} requests asked, {took['kept']:,} kept{cost}")
     for why in stats.get("stopped", ()):
         say(console, "stopped: ", plain(why))
     say(console, "made: ", plain(made.dataset.folder.path, 5000))

@@ -2,8 +2,8 @@
 
 These are facts of one build on one day (what was kept already, how long a server took), so no manifest holds them.
 
-    remember(root, "completed", "qwen", meter)
-    spending(root)    ->  {"completed": {"model": "qwen", "requests": 1200, "kept": 0, "asked": 1200, …}}
+    remember(root / "completed", {"qwen": meter})
+    spending(root)    ->  {"completed": {"qwen": {"requests": 1200, "kept": 0, "asked": 1200, …}}}
 
 Price: a small file is read and written a step.
 """
@@ -11,6 +11,7 @@ Price: a small file is read and written a step.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from penstock.generators.meter import Meter
@@ -19,19 +20,23 @@ from penstock.storage import Folder
 FILE = "models.json"
 
 
-def remember(root: Folder, step: str, model: str, meter: Meter) -> None:
+def remember(step: Folder, meters: Mapping[str, Meter]) -> None:
     """Keep what the last build of a step took.
 
     Args:
-        model: as ``base.name_of`` names it.
+        step: its folder, in that of the run.
+        meters: by model, as ``base.name_of`` names it; nothing is kept where none was asked.
     """
-    root.write_json(FILE, spending(root) | {step: {"model": model} | meter.to_json()})
+    root, _, name = step.url.rpartition("/")
+    if meters:
+        told = {name: {model: meter.to_json() for model, meter in sorted(meters.items())}}
+        Folder(root).write_json(FILE, spending(Folder(root)) | told)
 
 
-def spending(root: Folder) -> dict[str, Any]:
-    """``Meter.to_json`` and the ``model`` of the last build of each step that asked one, by its name."""
+def spending(root: Folder) -> dict[str, dict[str, dict[str, Any]]]:
+    """``Meter.to_json`` of the last build of each step that asked, by its name and the model's."""
     try:
-        found: dict[str, Any] = root.read_json(FILE)
+        found: dict[str, dict[str, dict[str, Any]]] = root.read_json(FILE)
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return found

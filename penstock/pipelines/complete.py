@@ -221,5 +221,5 @@ class Completed(Step):
         receipts = context.run("complete", work, part_splits(table), reuse=self.config())
         built = context.collect(receipts, "documents", "dropped")
         took = Meter.of(built.stats.pop("took", {}))
-        remember(Folder(context.folder.url.rpartition("/")[0]), self.name, name_of(self.ask.model), took)
+        remember(context.folder, {name_of(self.ask.model): took})
         return built

@@ -31,6 +31,7 @@ from penstock.generators.meter import Meter
 from penstock.generators.prices import Prices
 from penstock.generators.recipe import SUBSET, GenerateConfig
 from penstock.generators.session import ModelSession
+from penstock.generators.spending import remember
 from penstock.generators.voyager import acceptance, rows
 from penstock.generators.voyager.loop import explore
 from penstock.generators.voyager.records import RoundRecord, Spending, Voyage, reasons_of
@@ -120,7 +121,8 @@ class Generated(Step):
             for reason, number in reasons.items():
                 work[reason] = work.get(reason, 0) + number
         built.counts = replace(built.counts, made=len(voyage.decisions), kept=len(voyage.accepted), dropped=dropped)
-        built.stats = facts_of(voyage, self.generate.voyage.count) | {"asked": asked.meters()}
+        built.stats = facts_of(voyage, self.generate.voyage.count)
+        remember(context.folder, asked.meters())
         if len(voyage.accepted) < self.generate.voyage.count:
             context.reporter.warn(f"{self.name}: {voyage.detail}")
         return built
@@ -190,12 +192,12 @@ class _Asked:
         calls = sum(session.meter.requests for session in self.sessions)
         return Spending(calls, sum(session.meter.cost or 0.0 for session in self.sessions))
 
-    def meters(self) -> dict[str, dict[str, Any]]:
+    def meters(self) -> dict[str, Meter]:
         """By the model's name; what is asked as a writer and as a judge adds up."""
         sums: dict[str, dict[str, Any]] = {}
         for session in self.sessions:
             add_numbers(sums.setdefault(name_of(session.model), {}), session.meter.counts())
-        return {name: Meter.of(counts).to_json() for name, counts in sums.items()}
+        return {name: Meter.of(counts) for name, counts in sums.items()}
 
 
 def subset_of(voyage: Voyage, count: int) -> Voyage:

@@ -335,9 +335,7 @@ class Transformed(Step):
         built = context.collect(receipts, PROBLEMS, "alone", "dropped")
         for found in built.stats["shift"].values():
             found["shift"] = round(found.pop("sum") / found["pairs"], 6)
-        root, asked = Folder(context.folder.url.rpartition("/")[0]), built.stats.pop("asked", {})
-        for model, counts in asked.items():
-            remember(root, self.name if len(asked) == 1 else f"{self.name} ({model})", model, Meter.of(counts))
+        remember(context.folder, {model: Meter.of(counts) for model, counts in built.stats.pop("asked", {}).items()})
         for why in built.stats.get("stopped", ()):
             context.reporter.warn(f"{self.name}: {why}; what was verified before is kept")
         return built

@@ -132,7 +132,7 @@ def build_record(
         versions={"penstock": __version__, **library_versions(LIBRARIES)},
         sources=_sources(recipe, manifests),
         made=generation_record(root, manifests),
-        asked=asked_records(manifests),
+        asked=asked_records(root, manifests),
         steps=tuple(_step(step, manifests[step.name], step.name in built, timings) for step in steps),
         stages=tuple(_stages(manifests, rounds)),
         domains=tuple(_domains(manifests, rounds)),

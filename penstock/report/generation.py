@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.dataset import Dataset, Manifest
+from penstock.generators.spending import spending
 from penstock.report import record as rec
 from penstock.seeding import hash_ids
 from penstock.storage import Folder
@@ -39,8 +40,9 @@ def generation_record(root: Folder, manifests: Mapping[str, Manifest]) -> rec.Ge
     )
 
 
-def asked_records(manifests: Mapping[str, Manifest]) -> tuple[rec.AskedRecord, ...]:
-    """What every step asked of models, in order of the steps."""
+def asked_records(root: Folder, manifests: Mapping[str, Manifest]) -> tuple[rec.AskedRecord, ...]:
+    """What the last build of every step asked of models, in order of the steps."""
+    took = spending(root)
     return tuple(
         rec.AskedRecord(
             step=step,
@@ -48,8 +50,8 @@ def asked_records(manifests: Mapping[str, Manifest]) -> tuple[rec.AskedRecord, .
             **{name: of[name] for name in ("requests", "kept", "prompt_tokens", "completion_tokens", "cost", "failed")},
             latency={name: value for name, value in of["latency"].items() if value is not None},
         )
-        for step, manifest in manifests.items()
-        for model, of in sorted(manifest.stats.get("asked", {}).items())
+        for step in manifests
+        for model, of in took.get(step, {}).items()
     )
 
 

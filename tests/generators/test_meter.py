@@ -56,7 +56,11 @@ def test_what_each_step_took_is_remembered_by_its_name(tmp_path):
     root = Folder(str(tmp_path))
     assert spending(root) == {}
     meter = Meter(requests=3, kept=3)
-    remember(root, "a", "m", meter)
-    remember(root, "b", "n", Meter(requests=1))
-    remember(root, "b", "n", Meter(requests=2))
-    assert spending(root) == {"a": {"model": "m"} | meter.to_json(), "b": {"model": "n"} | Meter(requests=2).to_json()}
+    remember(root / "a", {"m": meter, "judge": Meter(requests=9)})
+    remember(root / "b", {"n": Meter(requests=1)})
+    remember(root / "b", {"n": Meter(requests=2)})
+    remember(root / "c", {})
+    assert spending(root) == {
+        "a": {"judge": Meter(requests=9).to_json(), "m": meter.to_json()},
+        "b": {"n": Meter(requests=2).to_json()},
+    }

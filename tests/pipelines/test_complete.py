@@ -112,8 +112,8 @@ def test_what_it_took_is_in_the_run_and_not_in_the_manifest(home):
     prices = Prices.of({"capitals": {"prompt": 1e6, "completion": 0}})
     manifest = build(root, ask(), prices=prices).manifest
     assert "took" not in manifest.stats
-    told = spending(Folder(str(root)))["completed"]
-    assert (told["model"], told["requests"], told["kept"], told["failed"]) == ("capitals", 6, 1, {"status 400": 1})
+    ((model, told),) = spending(Folder(str(root)))["completed"].items()
+    assert (model, told["requests"], told["kept"], told["failed"]) == ("capitals", 6, 1, {"status 400": 1})
     assert told["asked"] == 5
     assert told["cost"] == pytest.approx(told["prompt_tokens"])
     assert told["latency"]["p50"] is not None

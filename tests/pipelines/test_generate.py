@@ -20,6 +20,7 @@ from penstock.generators.config import GeneratorConfig
 from penstock.generators.explorers.prompt import PromptSettings
 from penstock.generators.gates.config import GatesConfig
 from penstock.generators.recipe import GenerateConfig, PrefixConfig, ProceduralConfig
+from penstock.generators.spending import spending
 from penstock.generators.voyager import ThresholdSettings, VoyagerSettings
 from penstock.pipelines import generate as step
 from penstock.pipelines.embed import EmbedderStep
@@ -132,7 +133,7 @@ def test_texts_of_a_model_are_documents_and_all_else_is_dropped_with_a_reason(ma
     )
     rounds = dataset.read("rounds")
     assert sum(rounds["calls"].to_pylist()) == len(model.asked) == facts["calls"]
-    (asked,) = dataset.manifest.stats["asked"].values()
+    (asked,) = spending(Folder(dataset.folder.url.rpartition("/")[0]))[dataset.manifest.step].values()
     assert asked["asked"] == len(model.asked)
 
 

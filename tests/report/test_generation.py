@@ -13,6 +13,8 @@ import pytest
 from penstock.dataset import Counts
 from penstock.embedding.base import embedding_array
 from penstock.errors import ConfigError
+from penstock.generators.meter import Meter
+from penstock.generators.spending import remember
 from penstock.generators.voyager.rows import DROPPED, ROUNDS
 from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import splits_of
@@ -88,11 +90,7 @@ def voyage(root, name, vendi=7.5, kinds=("seed", "accepted", "rejected", "accept
         ),
     }
     facts = {"wanted": 3, "accepted": 3, "detail": "3 accepted", "vendi": vendi, "proposed": 10, "explorers": 4}
-    meter = {"requests": 8, "kept": 3, "prompt_tokens": 70, "completion_tokens": 90, "cost": 0.5, "failed": {"500": 1}}
-    stats = {
-        "voyage": facts | {"calls": 8},
-        "asked": {"small": meter | {"latency": {"p50": 0.25, "p90": None, "p99": 2.0}}},
-    }
+    stats = {"voyage": facts | {"calls": 8}}
     return commit(root, Told(name, tables, stats, {"selection": {"low_gain": 6}, "item": {"not_json": 1}}))
 
 
@@ -159,10 +157,15 @@ def test_variants_are_told_by_transform_and_check(root, bare):
 
 
 def test_requests_are_told_by_step_and_model(root, bare):
-    asked = asked_records({"generated": voyage(root, "generated")})
-    (one,) = asked
-    assert (one.step, one.model, one.requests, one.kept, one.cost) == ("generated", "small", 8, 3, 0.5)
-    assert one.latency == {"p50": 0.25, "p99": 2.0}
+    meter = Meter(requests=8, kept=7, asked=1, prompt_tokens=70, completion_tokens=90, cost=0.5)
+    remember(root / "generated", {"small": meter, "judge": Meter(requests=2, kept=2)})
+    remember(root / "gone", {"small": meter})
+    asked = asked_records(root, {"generated": voyage(root, "generated")})
+    assert [(a.step, a.model, a.requests, a.kept, a.cost) for a in asked] == [
+        ("generated", "judge", 2, 2, None),
+        ("generated", "small", 8, 7, 0.5),
+    ]
+    assert asked[0].latency == {}
     shown = page_of(bare, asked=asked)
     assert "Requests to models" in shown
     assert "small" in shown
