@@ -107,8 +107,9 @@ def test_the_plan_lists_steps_in_an_order_they_can_run():
     for step in steps:
         assert set(step.parents) <= seen
         seen.add(step.name)
-    assert [s.name for s in needed(steps, ["tokenizer"])] == ["documents", "deduplicated", "tokenizer"]
-    with pytest.raises(ConfigError, match="step nothing: this recipe has documents"):
+    made = ["embedder", "generated", "transformed"]
+    assert [s.name for s in needed(steps, ["tokenizer"])] == [*made, "documents", "deduplicated", "tokenizer"]
+    with pytest.raises(ConfigError, match="step nothing: this recipe has embedder"):
         needed(steps, ["nothing"])
 
 

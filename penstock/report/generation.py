@@ -48,7 +48,8 @@ def asked_records(root: Folder, manifests: Mapping[str, Manifest]) -> tuple[rec.
             step=step,
             model=model,
             **{name: of[name] for name in ("requests", "kept", "prompt_tokens", "completion_tokens", "cost", "failed")},
-            latency={name: value for name, value in of["latency"].items() if value is not None},
+            p50=of["latency"]["p50"],
+            p99=of["latency"]["p99"],
         )
         for step in manifests
         for model, of in took.get(step, {}).items()

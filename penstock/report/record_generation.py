@@ -97,7 +97,7 @@ class VariantsRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class AskedRecord:
-    """What a step asked a model, from its meter. ``latency`` is in seconds by quantile."""
+    """What a step asked a model, from its meter; ``p50`` and ``p99`` are latencies in seconds."""
 
     step: str
     model: str
@@ -107,7 +107,8 @@ class AskedRecord:
     completion_tokens: int
     cost: float | None = None
     failed: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    latency: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    p50: float | None = None
+    p99: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -53,6 +54,7 @@ def render(record: RunRecord) -> str:
         domain_table=domain_table(record.domains),
         lineage=lineage(record.steps),
         dropped_groups=_groups(record.dropped, lambda s: (s.step, s.reason)),
+        made_kinds=Counter(record.made.map.kinds) if record.made and record.made.map else {},
         made_groups=_groups(record.made.samples if record.made else (), lambda s: s.reason),
         kept_groups=_groups(record.kept, lambda s: s.domain),
         trained=(*record.training, *record.beside),

@@ -248,7 +248,7 @@ def test_without_near_duplicates_clusters_are_the_exact_copies(lab):
     assert "near" not in made.manifest.stats
 
 
-@pytest.mark.parametrize("rows", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [20_000, pytest.param(250_000, marks=pytest.mark.slow)])
 def test_identical_documents_are_one_cluster_of_one_group_of_keys(lab, rows):
     """However many: one survivor, one edge to nobody, and every copy names it."""
     text, third = prose(stream(8, "copies")), rows // 3

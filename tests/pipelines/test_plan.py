@@ -333,13 +333,13 @@ OTHER = {
     "generate.gates.languages": ["de"],
     "generate.gates.examples.files": ["others.jsonl"],
     "generate.gates.examples.column": "question",
-    "generate.gates.judge.prompt": "judge.md",
+    "generate.gates.judge.prompt": None,  # a file is read
     "generate.gates.benchmarks.0.name": "puzzles",
     "generate.gates.benchmarks.0.files": ["p.jsonl"],
     "generate.gates.benchmarks.0.question": "q",
     "generate.gates.benchmarks.0.answer": "a",
     "generate.gates.jury.rubric": "reasoning",
-    "generate.gates.jury.prompt": "jury.md",
+    "generate.gates.jury.prompt": None,
     "generate.voyage.threshold.strategy": "geometric",
     "generate.voyage.threshold.alpha": None,  # refused for the quantile
     "generate.voyage.threshold.decay": "none",

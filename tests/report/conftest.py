@@ -382,14 +382,14 @@ def make_map() -> MapRecord:
 
 
 def make_made() -> GenerationRecord:
-    def voyage(name, growth):
+    def voyage(name, growth, rejected):
         rounds = tuple(
             VoyageRound(
                 round=i,
                 proposed=30,
                 accepted=12,
                 total=12 * (i + 2),
-                vendi=1 + growth * np.log1p(i + 2),
+                vendi=float(1 + growth * np.log1p(i + 2)),
                 threshold=0.4 * 0.99**i,
                 mean_gain=0.35,
             )
@@ -404,13 +404,16 @@ def make_made() -> GenerationRecord:
             proposed=1230,
             explorers=61,
             calls=444,
-            rejected={"selection: low_gain": 690, "refusal: refusal": 31, f"item: {HOSTILE}": 17},
+            rejected=rejected,
             rounds=rounds,
         )
 
     places = random("made").normal(size=(300, 2)) / 4
     return GenerationRecord(
-        voyages=(voyage("voyager", 6.0), voyage("default", 1.5)),
+        voyages=(
+            voyage("voyager", 6.0, {"selection: low_gain": 690, "refusal: refusal": 31, f"item: {HOSTILE}": 17}),
+            voyage("default", 1.5, {}),
+        ),
         map=MadeMap(
             x=tuple(float(x) for x in places[:, 0]),
             y=tuple(float(y) for y in places[:, 1]),
@@ -523,7 +526,8 @@ def make_record() -> RunRecord:
                 completion_tokens=188_300,
                 cost=0.41,
                 failed={"429": 3},
-                latency={"p50": 0.8, "p90": 1.9, "p99": 4.4},
+                p50=0.8,
+                p99=4.4,
             ),
         ),
         steps=make_steps(),

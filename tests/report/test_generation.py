@@ -165,7 +165,7 @@ def test_requests_are_told_by_step_and_model(root, bare):
         ("generated", "judge", 2, 2, None),
         ("generated", "small", 8, 7, 0.5),
     ]
-    assert asked[0].latency == {}
+    assert asked[0].p50 is None
     shown = page_of(bare, asked=asked)
     assert "Requests to models" in shown
     assert "small" in shown

@@ -27,6 +27,7 @@ SECTIONS = [
     "head",
     "steps",
     "sources",
+    "made",
     "waterfall",
     "domains",
     "groups",
@@ -171,7 +172,7 @@ def test_text_inside_charts_is_hostile_too(record):
     marks: dict[str, str] = {}
     poisoned = render(poison(record, "<script>1</script>", marks))
     charts = re.findall(r"<svg.*?</svg>", poisoned, re.DOTALL)
-    assert len(charts) == 21
+    assert len(charts) == 24
     assert sum(svg.count("&lt;script&gt;1&lt;/script&gt;") for svg in charts) > 40
     assert not any("<script" in svg for svg in charts)
 
@@ -208,7 +209,7 @@ def test_every_section_has_its_id_and_its_place_in_the_navigation(page):
 def test_every_table_has_a_caption_and_every_chart_a_label(page):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("table") == tags.count("caption") > 8
-    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 21
+    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 24
     assert all(a["aria-label"] for tag, a in page.elements if tag == "svg")
 
 
@@ -347,6 +348,7 @@ def test_missing_parts_are_each_said_in_one_line(bare):
     assert said == {
         "steps": ["This record holds no steps."],
         "sources": ["This record names no sources."],
+        "made": ["Nothing was made by this run."],
         "waterfall": ["No row work was recorded."],
         "domains": ["No statistics by domain were recorded."],
         "groups": ["Documents were not grouped."],
