@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+import pydantic
 import yaml
 from pydantic import BaseModel
 
@@ -86,3 +87,35 @@ def _fields(kind: Any) -> dict[str, Any] | None:
         hints = get_type_hints(kind)
         return {f.name: hints[f.name] for f in fields(kind) if f.init}
     return None
+
+
+def with_overrides(kind: type[Any], settings: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, Any]:
+    """Settings of a verb that needs no recipe, and those of its embedder.
+
+    Args:
+        kind: the dataclass of the settings.
+        settings: of it, nested.
+        overrides: ``KEY.KEY=VALUE``, the value as YAML, over them; ``embed.KEY=VALUE`` sets the embedder.
+
+    Returns:
+        (a ``kind``, an ``EmbedConfig``)
+
+    Raises:
+        ConfigError: an unknown setting, or one that is not allowed.
+    """
+    from penstock.embedding.config import EmbedConfig
+
+    given: dict[str, Any] = {**settings, "embed": {}}
+    for override in overrides:
+        override_in(given, override)
+    embed = given.pop("embed")
+    return _built(kind, given, ""), _built(EmbedConfig, embed, "embed")
+
+
+def _built(kind: type[Any], settings: Any, name: str) -> Any:
+    if unknown := list(unknown_keys(kind, settings, name)):
+        raise ConfigError("; ".join(unknown))
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(settings)
+    except pydantic.ValidationError as error:
+        raise ConfigError("; ".join(problem(e).removeprefix("recipe: ") for e in error.errors())) from error

@@ -14,12 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pydantic
-
-from penstock._recipe_reading import override_in, problem, unknown_keys
+from penstock._recipe_reading import with_overrides
 from penstock.dataset import Dataset
 from penstock.embedding.config import EmbedConfig
-from penstock.errors import ConfigError
 from penstock.generators.recipe import GenerateConfig
 from penstock.generators.voyager.records import RoundRecord
 from penstock.lock import FolderLock
@@ -67,20 +64,8 @@ def plan(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Ge
     Raises:
         ConfigError: an unknown setting, or one that is not allowed.
     """
-    given: dict[str, Any] = {**settings, "embed": {}}
-    for override in overrides:
-        override_in(given, override)
-    embed = given.pop("embed")
-    return _built(GenerateConfig, given, ""), _built(EmbedConfig, embed, "embed")
-
-
-def _built(kind: type[Any], settings: Any, name: str) -> Any:
-    if unknown := list(unknown_keys(kind, settings, name)):
-        raise ConfigError("; ".join(unknown))
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(settings)
-    except pydantic.ValidationError as error:
-        raise ConfigError("; ".join(problem(e).removeprefix("recipe: ") for e in error.errors())) from error
+    made: tuple[GenerateConfig, EmbedConfig] = with_overrides(GenerateConfig, settings, overrides)
+    return made
 
 
 def steps_of(

@@ -15,9 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pydantic
-
-from penstock._recipe_reading import override_in, problem, unknown_keys
+from penstock._recipe_reading import with_overrides
 from penstock.dataset import Dataset, read_manifest
 from penstock.embedding.config import EmbedConfig
 from penstock.errors import ConfigError, DatasetError
@@ -61,20 +59,8 @@ def plan(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Tr
     Raises:
         ConfigError: an unknown setting, or one that is not allowed.
     """
-    given: dict[str, Any] = {**settings, "embed": {}}
-    for override in overrides:
-        override_in(given, override)
-    embed = given.pop("embed")
-    return _built(TransformConfig, given, ""), _built(EmbedConfig, embed, "embed")
-
-
-def _built(kind: type[Any], settings: Any, name: str) -> Any:
-    if unknown := list(unknown_keys(kind, settings, name)):
-        raise ConfigError("; ".join(unknown))
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(settings)
-    except pydantic.ValidationError as error:
-        raise ConfigError("; ".join(problem(e).removeprefix("recipe: ") for e in error.errors())) from error
+    made: tuple[TransformConfig, EmbedConfig] = with_overrides(TransformConfig, settings, overrides)
+    return made
 
 
 def steps_of(
