@@ -11,7 +11,7 @@ Importing this module imports numba, so row work imports it, and the modules of 
 kernel module takes nothing from penstock but other kernel modules and errors, so that the digest covers all that is
 compiled.
 
-Price: half a second to import numba, 5 ms for the digest; compiling all kernels takes 20 to 30 s, once a machine.
+Price: half a second to import numba, 5 ms for the digest; compiling all kernels takes about a minute, once a machine.
 """
 
 from __future__ import annotations
