@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from penstock.dataset import Dataset
@@ -16,6 +17,9 @@ from penstock.generators.config import GeneratorConfig
 from penstock.generators.served import stop_servers
 from penstock.generators.session import ModelSession
 from penstock.generators.structured import ask_structured
+from penstock.tokenization.bytelevel.model import ByteModel
+from penstock.tokenization.bytelevel.server import ServerModel
+from penstock.tokenization.bytelevel.token_server import TokenServer
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -36,7 +40,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 ARGUMENTS = {
-    "max_model_len": 64, "enforce_eager": True, "dtype": "float32",
+    "max_model_len": 64, "enforce_eager": True, "dtype": "float32", "max_logprobs": -1,
     # blanks between words of JSON would be endless from a model that learned nothing of it
     "structured_outputs_config": json.dumps({"disable_any_whitespace": True, "backend": "xgrammar"}),
 }  # fmt: skip
@@ -115,6 +119,22 @@ def test_a_request_that_vllm_refuses_is_an_error_of_its_own(model):
     long, good = ask(model, Request(prompt=PROMPT * 20, max_tokens=4), Request(prompt=PROMPT, max_tokens=1))
     assert long.error.startswith("status 400")
     assert good.error is None
+
+
+def test_next_bytes_from_the_tokens_it_tells_are_those_of_the_model_itself(model, folder):
+    reader = ByteModel.load(folder, renormalise="global")
+    asked = model._endpoint()
+    texts = [PROMPT[:cut] for cut in (1, 5, 9, 12, len(PROMPT))]
+    expected = np.exp(reader.start(texts).log_probs())
+    everything = int(reader.tokenizer.vocabulary.ids.max()) + 1
+    for top in (20, everything):
+        server = TokenServer(url=asked.url, model=asked.model, top=top)
+        state = ServerModel(server, reader.tokenizer, reader.begin, reader.stop).start(texts)
+        low, high = map(np.exp, state.bounds())
+        assert (low <= expected + 1e-4).all()
+        assert (expected <= high + 1e-4).all()
+    assert (high - low).max() < 1e-3
+    np.testing.assert_allclose(np.exp(state.log_probs()), expected, atol=1e-3)
 
 
 # ── in a process of the other environment ────────────────────────────────────────────────────────
