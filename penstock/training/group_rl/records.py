@@ -6,6 +6,7 @@ A *problem* is one phrasing of a question, a *group* the question with all its p
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,20 @@ class Rollouts:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, rows: Ints) -> Rollouts:
+        """The answers at these places."""
+        places = rows.tolist()
+        return Rollouts(
+            problem=self.problem[rows],
+            group=self.group[rows],
+            prompts=tuple(self.prompts[row] for row in places),
+            responses=tuple(self.responses[row] for row in places),
+            logprobs=tuple(self.logprobs[row] for row in places),
+            ended=self.ended[rows],
+            texts=tuple(self.texts[row] for row in places),
+            version=self.version,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
@@ -52,9 +67,16 @@ class Rewards:
         values: (N,) float64; of an answer that is not known any number, 0 as a rule.
         known: (N,) False where nothing could be said: a time-out, an error of the reward, a row that only fills a
             batch. Such a row is in no statistic and has no loss.
-        counts: answers by what became of them (``correct``, ``wrong``, ``timeout``, ``error``, …).
+        outcomes: N words for what became of each answer: ``correct``, ``wrong``, ``timeout``, ``error``, …
+        cause: of the first answer that is not known, why; empty where all are.
     """
 
     values: Floats
     known: NDArray[np.bool_]
-    counts: dict[str, int]
+    outcomes: tuple[str, ...]
+    cause: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Answers by what became of them."""
+        return dict(sorted(Counter(self.outcomes).items()))
