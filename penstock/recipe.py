@@ -9,6 +9,7 @@ it, so a parameter is declared, bounded and documented in one place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,9 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from penstock._recipe_reading import override_in, problem, unknown_keys
+from penstock._recipe_lines import MOST_TOLD, Reading, not_yaml
+from penstock._recipe_reading import override_in, problem, strange_keys, unknown_keys
+from penstock._yaml import load_yaml
 from penstock.embedding.config import EmbedConfig
 from penstock.errors import ConfigError
 from penstock.generators.recipe import GenerateConfig
@@ -40,6 +43,7 @@ from penstock.recipe_sections import (
 from penstock.selectors.guard import DEFAULT as MAX_DROPPED
 from penstock.selectors.kmeans import GroupConfig
 from penstock.training.config import TrainConfig
+from penstock.training.group_rl.recipe import GroupRLRecipe
 
 _TRAIN: pydantic.TypeAdapter[TrainConfig] = pydantic.TypeAdapter(TrainConfig)
 
@@ -86,6 +90,9 @@ class Recipe(Section):
     beside: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,31}$")], dict[str, Any]] = Field(default={})
     """Models trained beside that of the first round, on the same sequences: a name, and the keys of `train` that are
     different there (`fixed: {policy: null}`)."""
+    group_rl: GroupRLRecipe | None = None
+    """Learning from groups of answers to verified problems (GRPO and its kin); `{}` goes on from the model of `train`
+    with the problems of `transform`."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Selections made; from the second on, training's signals are a criterion."""
     feedback: Feedback = Feedback()
@@ -109,6 +116,8 @@ class Recipe(Section):
                 out[name] = _TRAIN.validate_python(given)
             except pydantic.ValidationError as error:
                 raise ConfigError("; ".join(f"beside.{name}.{problem(e)}" for e in error.errors())) from error
+            except ConfigError as error:
+                raise ConfigError(f"beside.{name}.{error}") from error
         return out
 
     @pydantic.model_validator(mode="after")
@@ -125,6 +134,7 @@ class Recipe(Section):
                 "transform changes problems that generate makes: add generate: {}, or for a model's prompt: "
                 "{shape: problems}; for problems in files there is penstock transform"
             )
+        self._check_group_rl()
         if self.group is not None and self.embed is None:
             raise ValueError("group reads vectors: add embed: {} to make them, or remove group")
         if self.deduplicate.semantic is not None and self.group is None:
@@ -133,13 +143,40 @@ class Recipe(Section):
             )
         return self
 
+    def _check_group_rl(self) -> None:
+        config = self.group_rl
+        if config is None:
+            return
+        if config.model is None and self.train is None:
+            raise ValueError(
+                "group_rl starts from a model: add a train section, or name one by group_rl.model, a folder or a run"
+            )
+        if config.problems is None and (self.generate is None or not self.generate.makes_problems):
+            raise ValueError(
+                "group_rl learns from verified problems: add generate: {} and transform: {} to make some, or name them "
+                "by group_rl.problems, a folder of penstock transform or a file"
+            )
+        if config.problems is None and self.transform is None and config.settled("pool") == "group":
+            raise ValueError(
+                f"group_rl.objective {config.objective} pools a question with its variants: add transform: {{}}, or "
+                "take grpo"
+            )
+        if config.model is None and self.train is not None and self.train.model.path is None:
+            context = self.train.model.context_length or self.sequences.length
+            if config.max_new_tokens >= context:
+                raise ValueError(
+                    f"group_rl.max_new_tokens: got {config.max_new_tokens}, allowed below {context}, the context of "
+                    "the model of train, which holds the question too; lower it, or raise sequences.length"
+                )
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe file and apply ``a.b=value`` overrides (values are YAML).
 
         Raises:
             ConfigError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is
-                named), or a value is not allowed.
+                named), or a value is not allowed. It says where, ``file:line:column`` or ``--set``; its notes
+                show the lines.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -151,22 +188,22 @@ class Recipe(Section):
     def parse(cls, text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
         """Like ``load``, from YAML text."""
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{where}: not YAML: {error}") from error
+            value = load_yaml(text)
+        except yaml.YAMLError as error:
+            raise not_yaml(error, where, text) from error
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: got {type(value).__name__}, allowed a mapping such as `name: my-corpus`")
         for override in overrides:
             override_in(value, override)
-        unknown = list(unknown_keys(cls, value, ""))
-        if unknown:
-            raise ConfigError(f"{where}: " + "; ".join(unknown))
+        reading = Reading(where, text, value, overrides)
+        if unknown := list(islice(strange_keys(cls, value), MOST_TOLD)):
+            raise reading.unknown(unknown)
         try:
             return cls.model_validate(value)
         except pydantic.ValidationError as error:
-            raise ConfigError(f"{where}: " + "; ".join(problem(e) for e in error.errors())) from error
+            raise reading.invalid(error) from error
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise reading.refused(error, cls) from error
 
     def to_yaml(self) -> str:
         """The resolved recipe: every default written out."""

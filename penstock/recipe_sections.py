@@ -456,3 +456,4 @@ class Budgets(Section):
     dataset: float | None = None
     sequences: float | None = None
     model: float | None = None
+    policy: float | None = None

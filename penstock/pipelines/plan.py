@@ -6,6 +6,8 @@ documents -> deduplicated -> tokenizer ─┐
                           -> quality  ──┴> scored -> selection-1 -> dataset-1
                                                                  -> sequences-1 -> model-1
                                            scored + model-1's signals -> selection-2 -> …
+
+transformed + model-1 -> policy-OBJECTIVE
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from penstock.selectors.splits import AssignSplit
 from penstock.sources.files import FileSource
 from penstock.step import Step
 from penstock.tokenization.bpe import PAD, SPECIAL, BPEConfig
+from penstock.training.group_rl.step import policy_steps
 from penstock.training.step import TrainStep
 
 MB = 1_000_000
@@ -458,7 +461,7 @@ def all_steps(recipe: Recipe) -> list[Step]:
         for name, config in models.items():
             train = replace(config, seed=derive(seed, "train", config.seed))
             steps.append(TrainStep(name, sequences, "tokenizer", train, budgets.model))
-    return steps
+    return [*steps, *policy_steps(recipe)]
 
 
 def needed(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:

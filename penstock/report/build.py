@@ -30,12 +30,14 @@ from penstock.recipe import Recipe
 from penstock.report import record as rec
 from penstock.report.changes import change_between
 from penstock.report.generation import asked_records, generation_record
+from penstock.report.policy import policy_record
 from penstock.report.samples import CLEANING, dropped_samples, kept_samples
 from penstock.report.selection import search_record, selection_record
 from penstock.report.training import training_record
 from penstock.run import read_timings
 from penstock.step import Step, library_versions
 from penstock.storage import Folder
+from penstock.training.group_rl.step import PolicyStep
 
 LIBRARIES = ("python", "apache-beam", "pyarrow", "tokenizers", "torch", "transformers", "scikit-learn", "prefect")
 FILES_NAMED = 5
@@ -152,6 +154,9 @@ def build_record(
             training_record(root, manifests[f"model-1-{name}"], 1, name)
             for name in recipe.beside
             if f"model-1-{name}" in manifests
+        ),
+        policy=next(
+            (policy_record(root, manifests[step.name]) for step in steps if isinstance(step, PolicyStep)), None
         ),
         changes=tuple(change_between(root, a, b, training) for a, b in pairwise(rounds)),
         warnings=tuple(warnings),

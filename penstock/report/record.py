@@ -30,6 +30,10 @@ from penstock.report.record_generation import TransformRow as TransformRow
 from penstock.report.record_generation import VariantsRecord as VariantsRecord
 from penstock.report.record_generation import VoyageRecord as VoyageRecord
 from penstock.report.record_generation import VoyageRound as VoyageRound
+from penstock.report.record_policy import AnswerSample as AnswerSample
+from penstock.report.record_policy import PassRecord as PassRecord
+from penstock.report.record_policy import PolicyRecord as PolicyRecord
+from penstock.report.record_policy import TransformReward as TransformReward
 from penstock.report.record_selection import Candidate as Candidate
 from penstock.report.record_selection import CriterionChoice as CriterionChoice
 from penstock.report.record_selection import EdgeDocument as EdgeDocument
@@ -429,6 +433,7 @@ class RunRecord:
     tokenizer: TokenizerRecord | None = None
     training: tuple[TrainingRecord, ...] = ()  # one a round, in order
     beside: tuple[TrainingRecord, ...] = ()  # trained beside the first round's
+    policy: PolicyRecord | None = None
     changes: tuple[RoundChange, ...] = ()  # round 1 to 2, 2 to 3, …
     warnings: tuple[str, ...] = ()
 

@@ -225,7 +225,7 @@ def _groups(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 
 def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Name and SVG of every chart that has something to show."""
-    from penstock.report import charts, charts_generation, charts_selection, charts_training
+    from penstock.report import charts, charts_generation, charts_policy, charts_selection, charts_training
 
     if record.made is not None:
         if any(voyage.rounds for voyage in record.made.voyages):
@@ -267,6 +267,13 @@ def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     for i, training in enumerate(trained):
         if training.mixture is not None and training.mixture.effective_from:
             yield f"mixture-{i}", charts_training.mixture(training)
+    policy = record.policy
+    if policy is not None and _any_finite([policy.reward.values]):
+        yield "reward", charts_policy.reward(policy)
+    if policy is not None and _any_finite([policy.zero_gradient.values]):
+        yield "zero-gradient", charts_policy.zero_gradient(policy)
+    if policy is not None and policy.passes:
+        yield "pass-at-k", charts_policy.pass_at_k(policy)
     for i, change in enumerate(record.changes):
         if change.domains:
             yield f"shares-{i}", charts.round_shares(change)

@@ -27,9 +27,9 @@ def training_record(root: Folder, manifest: Manifest, round_: int, name: str = "
     """The record of the model of a round, or of one trained beside it under ``name``."""
     step = manifest.step
     folder = root / step
-    steps = _lines(folder, manifest.artifacts["metrics.jsonl"].path)
+    steps = lines(folder, manifest.artifacts["metrics.jsonl"].path)
     log = f"logs/{step}/timings.jsonl"
-    times = _lines(root, log) if root.exists(log) else []
+    times = lines(root, log) if root.exists(log) else []
     model = manifest.stats["model"]
     return rec.TrainingRecord(
         round=round_,
@@ -40,13 +40,13 @@ def training_record(root: Folder, manifest: Manifest, round_: int, name: str = "
         steps=manifest.stats["steps"],
         tokens=manifest.stats["tokens"],
         seconds=sum(t["seconds"] for t in times),
-        train_loss=_curve(steps, "loss"),
-        learning_rate=_curve(steps, "lr"),
-        tokens_per_second=_curve(times, "tokens_per_second"),
+        train_loss=curve(steps, "loss"),
+        learning_rate=curve(steps, "lr"),
+        tokens_per_second=curve(times, "tokens_per_second"),
         validation_loss=_curves(steps, "val_loss_by_domain"),
         domain_loss=_curves(steps, "loss_by_domain"),
-        target_loss=_curve(steps, "target_loss"),
-        effective_samples=_curve([s["weighting"] | {"step": s["step"]} for s in steps if "weighting" in s], SHARE),
+        target_loss=curve(steps, "target_loss"),
+        effective_samples=curve([s["weighting"] | {"step": s["step"]} for s in steps if "weighting" in s], SHARE),
         mixture=_mixture(Dataset(folder), manifest),
         seen=_seen(Dataset(folder)),
     )
@@ -55,11 +55,12 @@ def training_record(root: Folder, manifest: Manifest, round_: int, name: str = "
 SHARE = "effective_share"
 
 
-def _lines(folder: Folder, path: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in folder.read_bytes(path).decode().splitlines()]
+def lines(folder: Folder, path: str) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file."""
+    return [json.loads(line) for line in folder.read_bytes(path).splitlines()]  # bytes: U+2028 in a name ends no line
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> rec.Curve:
+def curve(rows: Sequence[Mapping[str, Any]], name: str) -> rec.Curve:
     """A value by step, where it was logged and is a number."""
     found = [row for row in rows if row.get(name) is not None]
     return rec.Curve(steps=tuple(r["step"] for r in found), values=tuple(float(r[name]) for r in found))
@@ -69,7 +70,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, rec.Curve
     """The values of a mapping by step, one curve a key."""
     measured = [row for row in rows if name in row]
     domains = sorted({domain for row in measured for domain in row[name]})
-    return {d: _curve([{"step": row["step"], d: row[name].get(d)} for row in measured], d) for d in domains}
+    return {d: curve([{"step": row["step"], d: row[name].get(d)} for row in measured], d) for d in domains}
 
 
 def _mixture(dataset: Dataset, manifest: Manifest) -> rec.MixtureRecord | None:

@@ -90,6 +90,34 @@ def test_rounds_feed_the_signals_of_one_into_the_selection_of_the_next():
         seen.add(name)
 
 
+LEARNED = SMALL + "generate: {}\ntransform: {}\ntrain: {steps: 5, warmup_steps: 1}\ngroup_rl: {}\n"
+
+
+def test_learning_from_groups_comes_last_from_the_variants_and_the_first_round_s_model():
+    steps = plan(parse(LEARNED, "rounds=2", "budgets.policy=9"))
+    assert (steps[-1].name, steps[-1].parents, steps[-1].budget) == ("policy-ta-grpo", ("transformed", "model-1"), 9)
+    # the coin that holds questions out is that which splits the documents
+    assign = next(s for s in steps if s.name == "deduplicated").assign
+    assert steps[-1].split_seed == assign.seed
+    assert steps[-1].group_rl.seed not in (assign.seed, next(s for s in steps if s.name == "model-1").train.seed, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "parents"),
+    [
+        (["group_rl.objective=nft"], "policy-nft", ("transformed", "model-1")),
+        (["group_rl.objective=grpo", "transform=null"], "policy-grpo", ("generated", "model-1")),
+        (["group_rl.model=/models/a"], "policy-ta-grpo", ("transformed",)),
+        (["group_rl.problems=groups.parquet"], "policy-ta-grpo", ("model-1",)),
+        (["group_rl.problems=groups.parquet", "group_rl.model=/models/a"], "policy-ta-grpo", ()),
+    ],
+)
+def test_a_model_and_problems_of_others_take_the_place_of_the_run_s_own(overrides, name, parents):
+    step = plan(parse(LEARNED, *overrides))[-1]
+    assert (step.name, step.parents) == (name, parents)
+    assert [s.name for s in needed(plan(parse(LEARNED, *overrides)), [name])][-1] == name
+
+
 def test_all_rounds_toss_the_same_coins_but_no_two_purposes_share_a_seed():
     text = SMALL + "quality: {positive: {domains: [a]}}\ntrain: {steps: 5, warmup_steps: 1}\nrounds: 2\nseed: 9\n"
     steps = {s.name: s for s in plan(parse(text))}
@@ -295,6 +323,15 @@ transform:
   solve: {}
   embedding_band: [0.3, 0.99]
 """
+LEARNING = """
+name: keys
+source: {files: [x.jsonl]}
+select: {criteria: {language: {}}}
+generate: {}
+transform: {}
+train: {steps: 10, warmup_steps: 2}
+group_rl: {max_phrasings: 3}
+"""
 # language models that a recipe may name, and what is nothing to their answers
 MODELS = ("generate.model", "generate.gates.judge.model", "generate.gates.jury.models.0", "transform.model")
 TRANSPORT = ("api_key_env", "device", "batch_tokens", "concurrency", "timeout", "deadline", "attempts", "patience")
@@ -321,6 +358,7 @@ FREE |= {f"scores.lm.{n}" for n in ("model", "device", "batch_tokens")} | {
 }
 FREE |= {f"select.search.proxy.{n}" for n in ("ngram.order", "ngram.discount", "loop.device")}
 FREE |= {f"{model}.{n}" for model in (*MODELS, "scores.askllm.model") for n in TRANSPORT}
+FREE |= {f"group_rl.{n}" for n in ("checkpoint_every", "device", "keep_checkpoints", "reward_workers", "threads")}
 # what `None`, a text or a list may become; numbers and switches are changed by a rule
 OTHER = {
     "generate": {},
@@ -560,6 +598,29 @@ OTHER = {
     "beside.reference.temperature": 1.0,
     "beside.reference.reference_model": "/models/b",
     "feedback.direction": "lower",
+    "group_rl": {"problems": "groups.parquet"},
+    "group_rl.objective": "grpo",
+    "group_rl.phrasings": "one",
+    "group_rl.instruction": "Answer.",
+    "group_rl.pool": "problem",
+    "group_rl.scale": "none",
+    "group_rl.std": "population",
+    "group_rl.normalizer": "dr",
+    "group_rl.clip_high": 0.28,
+    "group_rl.ratio_context": "original_swap",
+    "group_rl.kl_estimator": "k1",
+    "group_rl.nft_weight": 1,
+    "group_rl.reward": "package.module:function",
+    "group_rl.reward_workers": 2,
+    "group_rl.updates_per_step": 2,
+    "group_rl.schedule": "linear",
+    "group_rl.device": "cpu",
+    "group_rl.precision": "bfloat16",
+    "group_rl.threads": 2,
+    "group_rl.eval_ks": [1, 2],
+    "group_rl.model": "/models/a",
+    "group_rl.problems": "groups.parquet",
+    "group_rl.prompt": "Q: {question}",
 }
 
 
@@ -589,6 +650,11 @@ FULL_LEAVES += [
     (SEARCHED, path, value)
     for path, value in leaves(Recipe.parse(SEARCHED).model_dump(mode="json"))
     if path[:2] == ("select", "search")
+]
+FULL_LEAVES += [
+    (LEARNING, path, value)
+    for path, value in leaves(Recipe.parse(LEARNING).model_dump(mode="json"))
+    if path[0] == "group_rl"
 ]
 FULL_LEAVES += [
     (MADE, path, value)

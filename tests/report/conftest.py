@@ -10,6 +10,7 @@ import pytest
 from penstock import seeding
 from penstock.report.record import (
     Amount,
+    AnswerSample,
     AskedRecord,
     Candidate,
     ContaminatedSample,
@@ -34,6 +35,8 @@ from penstock.report.record import (
     MovedDocument,
     Outcome,
     Parent,
+    PassRecord,
+    PolicyRecord,
     ProxyPoint,
     RoundChange,
     RunRecord,
@@ -48,6 +51,7 @@ from penstock.report.record import (
     TokenizerDomain,
     TokenizerRecord,
     TrainingRecord,
+    TransformReward,
     TransformRow,
     VariantsRecord,
     VoyageRecord,
@@ -434,6 +438,71 @@ def make_made() -> GenerationRecord:
     )
 
 
+def make_policy() -> PolicyRecord:
+    steps = tuple(range(1, 121))
+    noise = random("reward").normal(0, 0.04, 120)
+    x = np.arange(120)
+
+    def curve(values):
+        return Curve(steps=steps, values=tuple(float(v) for v in np.clip(values, 0, 1)))
+
+    def passes(name, before, gain):
+        ks = (1, 4, 16)
+        return PassRecord(
+            name=name,
+            problems=64,
+            samples=16,
+            ks=ks,
+            before=tuple(1 - (1 - before) ** k for k in ks),
+            after=tuple(1 - (1 - before - gain) ** k for k in ks),
+            error=(0.031, 0.028, 0.012),
+        )
+
+    return PolicyRecord(
+        objective="ta-grpo",
+        model="model-1",
+        device="cpu",
+        parameters=6_294_784,
+        groups=410,
+        problems=1_502,
+        held_out=48,
+        steps=120,
+        answers=61_440,
+        seconds=412.5,
+        reward=curve(0.25 + 0.4 * (1 - np.exp(-x / 40)) + noise),
+        zero_gradient=curve(0.5 - 0.2 * (1 - np.exp(-x / 40)) - noise),
+        all_zero=curve(0.4 - 0.3 * (1 - np.exp(-x / 40)) - noise),
+        all_one=curve(0.1 + 0.1 * (1 - np.exp(-x / 40)) + noise),
+        transforms=(
+            TransformReward(transform="original", first=0.31, last=0.66),
+            TransformReward(transform="rename_names", first=0.22, last=None),
+        ),
+        passes=(passes("originals", 0.31, 0.22), passes("variants", 0.24, 0.25)),
+        outcomes={"correct": 30_100, "wrong": 31_310, "timeout": 30},
+        dropped={"too_long": 6, "pad": 1},
+        samples=(
+            AnswerSample(
+                step=1,
+                problem="generated#0-1-4",
+                transform="original",
+                reward=1.0,
+                outcome="correct",
+                question="What is 2 + 3?",
+                text="Answer: 5",
+            ),
+            AnswerSample(
+                step=90,
+                problem=HOSTILE,
+                transform=HOSTILE,
+                reward=None,
+                outcome="timeout",
+                question=HOSTILE,
+                text=HOSTILE,
+            ),
+        ),
+    )
+
+
 def make_record() -> RunRecord:
     prose = (
         "The iterator protocol consists of two methods. An object that has both can be used in a for statement; when "
@@ -582,6 +651,7 @@ def make_record() -> RunRecord:
         ),
         training=(make_training(1, 0.0), make_training(2, 0.12)),
         beside=(make_training(1, 0.05, "static"),),
+        policy=make_policy(),
         changes=(make_change(),),
         warnings=("Domain licences gives 0.4 % of the tokens, less than one sequence in 200.",),
     )

@@ -21,7 +21,7 @@ from penstock.report.record import (
     StepRecord,
 )
 from penstock.report.render import checks, domain_table, lineage, quantile, render, summary, write
-from penstock.report.text import visible
+from penstock.report.text import percent, visible
 
 SECTIONS = [
     "head",
@@ -39,6 +39,7 @@ SECTIONS = [
     "tokenizer",
     "training",
     "mixture",
+    "learned",
     "rounds",
     "lineage",
     "warnings",
@@ -172,7 +173,7 @@ def test_text_inside_charts_is_hostile_too(record):
     marks: dict[str, str] = {}
     poisoned = render(poison(record, "<script>1</script>", marks))
     charts = re.findall(r"<svg.*?</svg>", poisoned, re.DOTALL)
-    assert len(charts) == 24
+    assert len(charts) == 27
     assert sum(svg.count("&lt;script&gt;1&lt;/script&gt;") for svg in charts) > 40
     assert not any("<script" in svg for svg in charts)
 
@@ -209,7 +210,7 @@ def test_every_section_has_its_id_and_its_place_in_the_navigation(page):
 def test_every_table_has_a_caption_and_every_chart_a_label(page):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("table") == tags.count("caption") > 8
-    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 24
+    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 27
     assert all(a["aria-label"] for tag, a in page.elements if tag == "svg")
 
 
@@ -299,6 +300,29 @@ def test_the_mixture_and_what_was_seen_are_told_for_every_run(page, record):
     assert "41,200 documents were seen: 38,000 in 1 step; 3,100 in 2 steps; 100 in 3 to 4 steps." in told
 
 
+def test_what_was_learned_from_groups_is_told(page, record):
+    policy = record.policy
+    passes, transforms, outcomes = page.tables["learned"]
+    expected = [
+        [of.name, "64", "16", f"{k}", percent(before, 1), percent(after, 1), f"+{after - before:.3f}"]
+        for of in policy.passes
+        for k, before, after in zip(of.ks, of.before, of.after, strict=True)
+    ]
+    assert [row[:7] for row in passes[1:]] == expected
+    assert [row[7] for row in passes[1:4]] == ["0.031", "0.028", "0.012"]
+    assert transforms[1:] == [["original", "0.310", "0.660"], ["rename_names", "0.220", "–"]]
+    assert outcomes[1:] == [
+        ["wrong", "31,310", "51.0 %"],
+        ["correct", "30,100", "49.0 %"],
+        ["timeout", "30", "< 0.1 %"],
+    ]
+    told = " ".join(page.text["learned"].split())
+    assert "61,440 answers to 410 questions in 1,502 phrasings, in 120 steps and 6 min 52 s." in told
+    assert "48 questions were held out; problems left out: pad 1, too_long 6." in told
+    assert "original · step 1 · correct · reward 1.00" in told
+    assert "· step 90 · timeout </pre>" in told  # no reward, and then the texts
+
+
 def test_tokenizer_rows_show_the_record(page, record):
     for row, d in zip(page.tables["tokenizer"][0][1:], record.tokenizer.domains, strict=True):
         assert row[0] == d.domain
@@ -360,6 +384,7 @@ def test_missing_parts_are_each_said_in_one_line(bare):
         "tokenizer": ["No tokenizer was used in this run."],
         "training": ["Nothing was trained in this run."],
         "mixture": ["Nothing was trained in this run."],
+        "learned": ["Nothing was learned from groups in this run."],
         "rounds": ["There was one round only: nothing to compare."],
         "lineage": ["This record holds no datasets."],
         "warnings": ["None."],
