@@ -40,6 +40,15 @@ class FileEntry:
     sha256: str
     rows: int = 0
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> FileEntry:
+        entry = cls(**value)
+        _inside(entry.path)
+        _plain(entry.sha256)
+        _count(entry.bytes)
+        _count(entry.rows)
+        return entry
+
 
 @dataclass(frozen=True)
 class TableEntry:
@@ -52,8 +61,9 @@ class TableEntry:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TableEntry:
-        files = tuple(FileEntry(**f) for f in value["files"])
-        return cls(files, value["rows"], value["digest"], dict(value["columns"]))
+        files = tuple(FileEntry.from_json(f) for f in value["files"])
+        columns = {_text(name): _text(kind) for name, kind in value["columns"]}
+        return cls(files, _count(value["rows"]), _plain(value["digest"]), columns)
 
     def to_json(self) -> dict[str, Any]:
         # keys of JSON objects are sorted when written; the order of columns matters, so they go as pairs
@@ -68,6 +78,11 @@ class Counts:
     made: int = 0
     kept: int = 0
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # row work -> reason -> rows
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Counts:
+        dropped = {work: {why: _count(rows) for why, rows in of.items()} for work, of in value["dropped"].items()}
+        return cls(_count(value["rows_in"]), _count(value["made"]), _count(value["kept"]), dropped)
 
     @property
     def dropped_total(self) -> int:
@@ -107,22 +122,56 @@ class Manifest:
                     "delete its folder to build it again, or install the penstock that made it"
                 )
             return cls(
-                step=value["step"],
-                revision=value["revision"],
-                key=value["key"],
-                key_parts=value["key_parts"],
-                digest=value["digest"],
-                parents=value["parents"],
-                counts=Counts(**value["counts"]),
+                step=_text(value["step"]),
+                revision=_count(value["revision"]),
+                key=_plain(value["key"]),
+                key_parts=dict(value["key_parts"]),
+                digest=_plain(value["digest"]),
+                parents={_inside(name): _parent(of) for name, of in value["parents"].items()},
+                counts=Counts.from_json(value["counts"]),
                 tables={name: TableEntry.from_json(t) for name, t in value["tables"].items()},
-                artifacts={name: FileEntry(**f) for name, f in value["artifacts"].items()},
-                stats=value["stats"],
-                passes=FileEntry(**value["passes"]) if value.get("passes") else None,
+                artifacts={name: FileEntry.from_json(f) for name, f in value["artifacts"].items()},
+                stats=dict(value["stats"]),
+                passes=FileEntry.from_json(value["passes"]) if value.get("passes") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(
                 f"{where}: not a penstock manifest ({error}); delete its folder to build it again"
             ) from error
+
+
+# A manifest may come from elsewhere: what is read of it is of its kind, and its files lie in its folder.
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"got {type(value).__name__}, expected a text")
+    return value
+
+
+def _plain(value: Any) -> str:
+    """A digest: printed as it is."""
+    if not _text(value).isascii() or not value.isprintable() or len(value) > 200:
+        raise ValueError(f"got {value[:50]!r}, expected a digest")
+    return str(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"got {str(value)[:50]!r}, expected a number of 0 or more")
+    return value
+
+
+def _inside(path: Any) -> str:
+    """A name below the folder, that names nothing above it or elsewhere."""
+    if not _text(path) or "\0" in path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"got the path {path[:200]!r}, expected one inside of the folder")
+    return str(path)
+
+
+def _parent(value: Any) -> dict[str, str]:
+    _plain(value["digest"])
+    return {str(name): _plain(of) for name, of in value.items()}
 
 
 def hash_json(value: Any) -> str:
@@ -141,7 +190,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
         return None
     try:
         value = folder.read_json(MANIFEST)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise DatasetError(f"{folder.join(MANIFEST)}: not JSON ({error}); delete it and run again") from error
     return Manifest.from_json(value, folder.join(MANIFEST))
 

@@ -164,7 +164,7 @@ def tokens_by_domain(manifest: Manifest) -> dict[str, int]:
                 found = found["packed"]
             if isinstance(found, dict):
                 add(found)
-            else:
+            elif isinstance(found, int):
                 out[domain] = out.get(domain, 0) + found
 
     tokens = manifest.stats.get("tokens", {})
@@ -183,8 +183,8 @@ def lineage(dataset: Dataset) -> Tree:
     shown: set[str] = set()
 
     def grow(tree: Tree, manifest: Manifest) -> None:
-        inputs = manifest.key_parts.get("inputs", {})
-        if inputs:
+        inputs = manifest.key_parts.get("inputs")
+        if isinstance(inputs, dict) and inputs:
             tree.add(Text(count(len(inputs), "input file"), "dim"))
         for name, parent in manifest.parents.items():
             if name in shown:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +85,11 @@ class FolderLock:
             self._folder.create_bytes(LEASE, self._content())
         else:
             age = time.time() - held["renewed"]
+            if age < -self._dead:
+                raise FolderInUseError(
+                    f"{self._folder.url}: the lease of process {held['pid']} on {held['host']} is of {-age:.0f} s from "
+                    f"now, so a clock was set; set it right, or delete {LEASE} if no run is writing there"
+                )
             if age < self._dead:
                 raise FolderInUseError(
                     f"{self._folder.url}: process {held['pid']} on {held['host']} is writing here (its lease was "
@@ -130,8 +136,10 @@ class FolderLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            if self._mine():
-                self._folder.remove([LEASE])
+            # a store that is away keeps the lease, which is dead in two minutes; what the run has to say is said
+            with suppress(StorageError, FolderInUseError):
+                if self._mine():
+                    self._folder.remove([LEASE])
         if self._file is not None:
             self._file.release()  # type: ignore[attr-defined]
             self._file = None

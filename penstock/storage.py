@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,9 +33,11 @@ _REASONS = {
     errno.EACCES: "no permission; choose another output folder, or have it granted",
     errno.EPERM: "not permitted there; choose another output folder",
     errno.EFBIG: "the file would exceed the size limit of this process or file system; raise it, then run again",
+    errno.EBUSY: "the store is too busy or away; run again to resume",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another output folder",
     errno.EEXIST: "a file stands where a folder is needed; choose another output folder",
 }
+_SAID = {"No space left": errno.ENOSPC, "File too large": errno.EFBIG}
 # clients of stores raise trees of their own beside OSError
 _STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
 
@@ -52,8 +55,8 @@ def storage_errors(what: str, *, absent: bool = False) -> Iterator[None]:
         if absent and isinstance(error, FileNotFoundError):
             raise
         reason = _REASONS.get(error.errno or 0)
-        if reason is None and "No space left" in str(error):
-            reason = _REASONS[errno.ENOSPC]
+        if reason is None:  # of a library that writes by itself and tells in words
+            reason = next((_REASONS[number] for said, number in _SAID.items() if said in str(error)), None)
         raise StorageError(f"{what}: {reason or error}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in _STORE_CLIENTS:
@@ -61,11 +64,31 @@ def storage_errors(what: str, *, absent: bool = False) -> Iterator[None]:
         raise StorageError(f"{what}: the store refused or was not reached ({error}); mend it and run again") from error
 
 
+def check_url(what: str, url: str) -> None:
+    """Refuse an address with a user or a password in it, which manifests and messages would hold; not shown here.
+
+    Args:
+        what: how messages name it.
+    """
+    _, scheme, rest = url.partition("://")
+    if scheme and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
+        raise ConfigError(
+            f"{what}: got an address with a user or a password in it, allowed none, as manifests and messages hold it; "
+            "give them to the store's client by the environment"
+        )
+
+
 @dataclass(frozen=True)
 class Folder:
-    """A folder by path or URL (``s3://bucket/x``, ``gs://…``, ``memory://…``); picklable, opened on use."""
+    """A folder by path or URL (``s3://bucket/x``, ``gs://…``, ``memory://…``); picklable, opened on use.
+
+    Raises ConfigError for a URL with a user or a password.
+    """
 
     url: str
+
+    def __post_init__(self) -> None:
+        check_url("folder", self.url)
 
     @property
     def protocol(self) -> str:
@@ -148,7 +171,17 @@ class Folder:
             return bytes(self.fs.cat_file(self.join(name)))
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read_bytes(name))
+        """The value of a file.
+
+        Raises:
+            json.JSONDecodeError: it is no JSON in UTF-8, lists are too deep in one another, or a number is too long.
+        """
+        try:
+            return json.loads(self.read_bytes(name))
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise json.JSONDecodeError(str(error), "", 0) from error
 
     def open_write(self, name: str) -> HashingFile:
         """A new file to stream into; it becomes visible in a store only when closed.
