@@ -12,6 +12,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel
 
+from penstock._yaml import load_yaml
 from penstock.errors import ConfigError
 
 
@@ -30,7 +31,7 @@ def override_in(value: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set {override}: allowed KEY.KEY=VALUE, for example train.steps=200")
     try:
-        new = yaml.safe_load(text) if text.strip() else None
+        new = load_yaml(text) if text.strip() else None
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
     for key in keys[:-1]:
@@ -43,44 +44,49 @@ def override_in(value: dict[str, Any], override: str) -> None:
 
 def unknown_keys(kind: Any, value: Any, path: str) -> Iterator[str]:
     """Keys of ``value`` that ``kind`` does not have, each with the nearest name it does have."""
+    for keys, hint in strange_keys(kind, value):
+        yield f"unknown key {'.'.join(map(str, (path, *keys) if path else keys))}; {hint}"
+
+
+def strange_keys(kind: Any, value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """What ``unknown_keys`` says, in parts: the keys that lead to the unknown one, and what may be meant."""
     if isinstance(value, (list, tuple)):
-        inner = [a for a in _options(kind) if get_origin(a) in (tuple, list)]
+        inner = [a for a in alternatives(kind) if get_origin(a) in (tuple, list)]
         for option in inner:
             for index, item in enumerate(value):
-                yield from unknown_keys(get_args(option)[0], item, f"{path}.{index}")
+                yield from strange_keys(get_args(option)[0], item, (*above, index))
         return
     if not isinstance(value, dict):
         return
-    for option in _options(kind):
+    for option in alternatives(kind):
         if get_origin(option) in (dict, Mapping):
             for key, item in value.items():
-                yield from unknown_keys(get_args(option)[1], item, f"{path}.{key}")
+                yield from strange_keys(get_args(option)[1], item, (*above, key))
             return
-    for option in _options(kind):
-        known = _fields(option)
+    for option in alternatives(kind):
+        known = fields_of(option)
         if known is None:
             continue
         for key, item in value.items():
-            here = f"{path}.{key}" if path else str(key)
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
-                yield f"unknown key {here}; {hint}"
+                yield (*above, key), f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
             else:
-                yield from unknown_keys(known[key], item, here)
+                yield from strange_keys(known[key], item, (*above, key))
         return
 
 
-def _options(kind: Any) -> list[Any]:
+def alternatives(kind: Any) -> list[Any]:
     """The alternatives of a union, with annotations stripped."""
     if get_origin(kind) is Annotated:
-        return _options(get_args(kind)[0])
+        return alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
-        return [o for a in get_args(kind) for o in _options(a)]
+        return [o for a in get_args(kind) for o in alternatives(a)]
     return [kind]
 
 
-def _fields(kind: Any) -> dict[str, Any] | None:
+def fields_of(kind: Any) -> dict[str, Any] | None:
+    """The fields of a model or a dataclass with their types; None for any other type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     if is_dataclass(kind):

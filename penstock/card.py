@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from penstock._yaml import load_yaml
 from penstock.dataset import Manifest
 from penstock.errors import DatasetError
 
@@ -200,7 +201,7 @@ def with_configs(readme: str, manifest: Manifest) -> str:
     """
     found = _FRONT.match(readme)
     try:
-        front = yaml.safe_load(found[1]) if found else None
+        front = load_yaml(found[1]) if found else None
     except yaml.YAMLError as error:
         raise DatasetError(f"README.md: its front matter is not YAML ({error}); mend or delete it") from error
     if found is None or not isinstance(front, dict):

@@ -13,7 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock import cli_bytes, cli_generate, cli_models, cli_scoring, cli_tokenizer, cli_transform
+from penstock import (
+    cli_bytes,
+    cli_generate,
+    cli_models,
+    cli_scoring,
+    cli_serve,
+    cli_setup,
+    cli_tokenizer,
+    cli_transform,
+    completion,
+)
 
 app = typer.Typer(
     name="penstock",
@@ -27,12 +37,26 @@ app.add_typer(recipe_app, name="recipe")
 quality_app = typer.Typer(help="Train quality classifiers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(quality_app, name="quality")
 
-RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
-Set = Annotated[list[str], typer.Option("--set", help="Override a key: a.b=value (YAML). May be given again.")]
+RecipePath = Annotated[
+    Path, typer.Argument(help="Recipe file (YAML).", show_default=False, autocompletion=completion.recipes)
+]
+Set = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        help="Override a key: a.b=value (YAML). May be given again.",
+        autocompletion=completion.recipe_settings,
+    ),
+]
 Out = Annotated[str | None, typer.Option("--out", help="Folder or URL of the run; default: the recipe's output.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Worker processes at home; default: one a core.")]
 SplitMB = Annotated[float, typer.Option(min=0.001, help="Input megabytes a split; changes no output.")]
-Runner = Annotated[str | None, typer.Option(help="Beam runner for the passes, e.g. FnApiRunner; default: at home.")]
+Runner = Annotated[
+    str | None,
+    typer.Option(
+        help="Beam runner for the passes, e.g. FnApiRunner; default: at home.", autocompletion=completion.runners
+    ),
+]
 RunnerOption = Annotated[list[str], typer.Option(help="Option for the Beam runner, e.g. --job_endpoint=host:port.")]
 Since = Annotated[
     str | None,
@@ -82,6 +106,7 @@ def _go(
     only: list[str] | None,
     flow: bool,
     since: str | None = None,
+    objective: str | None = None,
 ) -> None:
     with ExitStack() as stack:
         engine = _engine(runner, runner_options)
@@ -91,17 +116,20 @@ def _go(
             # before anything else is loaded: the workers load at the same time
             engine = stack.enter_context(HomeEngine(workers))
             engine.start()
+        from penstock.flows.verbs import datasets_of, models_of
         from penstock.recipe import Recipe
         from penstock.run import check, root_of, run
         from penstock.terminal import print_checks, print_results, resumable
+        from penstock.training.group_rl.summary import print_learned
 
+        if objective is not None:
+            overrides = [*overrides, f"group_rl.objective={objective}"]
+            only = [f"policy-{objective}"]
         loaded = Recipe.load(recipe, overrides)
         if only == ["model-1"]:
-            only = [*only, *(f"model-1-{name}" for name in loaded.beside)]
-        if only == ["dataset-1"] and loaded.generate is not None:
-            from penstock.pipelines.plan import compared
-
-            only = [*only, *map(compared, loaded.generate.compare)]
+            only = models_of(loaded)
+        if only == ["dataset-1"]:
+            only = datasets_of(loaded)
         split_bytes = int(split_mb * (1 << 20))
         if dry_run:
             checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
@@ -120,6 +148,7 @@ def _go(
                 flow=flow,
             )
     print_results(result)
+    print_learned(result)
 
 
 @app.command()
@@ -162,13 +191,21 @@ def train(
     out: Out = None,
     workers: Workers = None,
     split_mb: SplitMB = 32.0,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Then learn from groups: grpo, dr-grpo, dapo, nft or ta-grpo, in place of the recipe's.",
+            autocompletion=completion.objectives,
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Build what the first round's model needs and train it.
 
-    And the models of `beside`, on the same sequences.
+    And the models of `beside`, on the same sequences. With --objective it goes on: the model learns from groups of its
+    own answers to verified problems (section `group_rl`), and the models beside are left out.
     """
-    _go(recipe, set_, out, workers, split_mb, None, [], dry_run, ["model-1"], False)
+    _go(recipe, set_, out, workers, split_mb, None, [], dry_run, ["model-1"], False, objective=objective)
 
 
 @app.command()
@@ -280,7 +317,12 @@ def select(
     pool: Annotated[str, typer.Argument(help="A run, a dataset, or files to choose from.", show_default=False)],
     target: Annotated[list[str], typer.Option(help="Files of texts like those you want; again for more.")],
     out: Annotated[str, typer.Option(help="Folder or URL of the selection.")],
-    by: Annotated[list[str], typer.Option(help="importance, diverse, loss, less, mona; again for more.")] = [],
+    by: Annotated[
+        list[str],
+        typer.Option(
+            help="importance, diverse, loss, less, mona; again for more.", autocompletion=completion.selection_methods
+        ),
+    ] = [],
     fraction: Annotated[float | None, typer.Option(help="Share of the pool's documents.", metavar="SHARE")] = None,
     count: Annotated[int | None, typer.Option(help="Documents to select.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens to select.")] = None,
@@ -328,6 +370,8 @@ cli_scoring.add_to(app)
 cli_bytes.add_to(app)
 cli_tokenizer.add_to(app)
 cli_models.add_to(app)
+cli_setup.add_to(app)
+cli_serve.add_to(app)
 
 
 @app.command()
@@ -381,9 +425,14 @@ def recipe_show(recipe: RecipePath, set_: Set = []) -> None:
 
 
 def _complain(error: Exception) -> None:
-    """One line on stderr, whatever a parser's message looks like, and nothing in it that a terminal would obey."""
+    """One line on stderr, whatever a parser's message looks like, and nothing in it that a terminal would obey.
+
+    The lines of a recipe that are at fault come before it.
+    """
     from penstock.report.text import visible
 
+    for note in getattr(error, "__notes__", ()):
+        print(visible(note), file=sys.stderr)
     print("penstock:", visible(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
 
 

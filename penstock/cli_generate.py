@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock import completion
+
 
 def add_to(app: typer.Typer) -> None:
     """Give ``penstock`` this verb."""
@@ -35,7 +37,12 @@ def generate(
     max_cost: Annotated[float | None, typer.Option(help="What requests may cost; needs prices.")] = None,
     prices: Annotated[str | None, typer.Option(help="YAML file: model: {prompt: …, completion: …}.")] = None,
     set_: Annotated[
-        list[str], typer.Option("--set", help="A setting: voyage.anchors=20, gates.languages=[en], embed.model.path=…")
+        list[str],
+        typer.Option(
+            "--set",
+            help="A setting: voyage.anchors=20, gates.languages=[en], embed.model.path=…",
+            autocompletion=completion.generate_settings,
+        ),
     ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
     store: Annotated[str | None, typer.Option(help="File of kept answers; default: in the user's cache.")] = None,

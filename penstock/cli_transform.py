@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock import completion
+
 
 def add_to(app: typer.Typer) -> None:
     """Give ``penstock`` this verb."""
@@ -41,7 +43,11 @@ def transform(
     max_cost: Annotated[float | None, typer.Option(help="What requests may cost; needs prices.")] = None,
     set_: Annotated[
         list[str],
-        typer.Option("--set", help="A setting: solve.temperature=1, reference.url=…, prompts=DIR, prices={…}"),
+        typer.Option(
+            "--set",
+            help="A setting: solve.temperature=1, reference.url=…, prompts=DIR, prices={…}",
+            autocompletion=completion.transform_settings,
+        ),
     ] = [],  # noqa: B006
     export: Annotated[
         tuple[str, str] | None,

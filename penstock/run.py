@@ -215,7 +215,7 @@ def run(
             return reports.write(recipe, root, built, began)
 
         if flow and not all(c.skip for c in checks):
-            from penstock.flows.run import run_as_flow
+            from penstock.flows.steps import run_as_flow
 
             run_as_flow(recipe.name, list(by_name), do, write_report if report else None, reporter)
         else:

@@ -269,7 +269,7 @@ def test_a_selection_that_takes_nothing_says_so(finished, tmp_path):
         ("", ("tokenizer.vocab_size=300",), "unknown key tokenizer.vocab_size; did you mean vocabulary_size?"),
         ("", ("source.on_bad_file=skip",), "source.on_bad_file: Input should be 'drop' or 'fail' (got 'skip')"),
         ("rounds: 2", (), "rounds above 1 read what training saw: add a train section, or set rounds to 1"),
-        ("a: [", (), "recipe.yaml: not YAML: while parsing a flow node expected the node content"),
+        ("a: [", (), "recipe.yaml:8:5: not YAML: while parsing a flow node expected the node content"),
         ("", ("rounds",), "--set rounds: allowed KEY.KEY=VALUE"),
     ],
 )

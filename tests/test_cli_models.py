@@ -1,7 +1,6 @@
 """`penstock models serve` with a server that only seems to be vLLM, and `penstock cache`."""
 
 import json
-import os
 import re
 import signal
 import stat

@@ -76,6 +76,15 @@ def test_a_live_lease_is_refused_and_its_holder_named(store):
     assert store.read_json(LEASE)["id"] == "another"
 
 
+@pytest.mark.parametrize("age", [-30, -86_400])
+def test_a_lease_of_a_clock_that_is_ahead_is_refused_and_a_day_ahead_is_told(store, age):
+    store.write_bytes(LEASE, lease(age=age))
+    said = r"is of 86\d{3} s from now, so a clock was set; .* delete \.lease\.json" if age < -120 else "is writing here"
+    with pytest.raises(FolderInUseError, match=said):
+        FolderLock(store).__enter__()
+    assert store.read_json(LEASE)["id"] == "another"
+
+
 def test_a_dead_lease_is_taken_over_and_released_at_the_end(store):
     store.write_bytes(LEASE, lease(age=121))
     with FolderLock(store):

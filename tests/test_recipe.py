@@ -43,9 +43,32 @@ SMALL = "name: a\nsource: {files: data/*.jsonl}\nselect: {criteria: {length: {}}
         (SMALL + "sequences: {length: many}\n", "sequences.length: Input should be a valid integer"),
         (
             SMALL + "filters: {gopher_quality: {min_words: -1}}\n",
-            "recipe: min_words, max_words: got -1, 100000, allowed 1 <= min_words",
+            "recipe:4:39: min_words, max_words: got -1, 100000, allowed 1 <= min_words",
         ),
         (SMALL + "train: {steps: 0}\n", "steps: got 0, allowed a whole number >= 1"),
+        (SMALL + "group_rl: {rolouts: 4}\n", "unknown key group_rl.rolouts; did you mean rollouts?"),
+        (SMALL + "group_rl: {objective: ppo}\n", "group_rl.objective: Input should be 'grpo', 'dr-grpo', 'dapo'"),
+        (SMALL + "group_rl: {held_out: 1.0}\n", "held_out: got 1.0, allowed a share from 0 to below 1, or a path"),
+        (SMALL + "group_rl: {problems: ''}\n", "problems: got an empty path, allowed a folder or a file"),
+        (SMALL + "group_rl: {prompt: 'Q:'}\n", "prompt: got 'Q:', allowed a text with {question} once"),
+        (
+            SMALL + "group_rl: {prompt: 'Q: {question}', instruction: Think.}\n",
+            "prompt: got it beside an instruction, allowed one of them",
+        ),
+        (SMALL + "group_rl: {problems: p}\n", "group_rl starts from a model: add a train section, or name one by"),
+        (SMALL + "group_rl: {model: m}\n", "group_rl learns from verified problems: add generate: {} and transform"),
+        (
+            SMALL + "generate: {prompt: {task: Write.}, model: {path: m}}\ngroup_rl: {model: m}\n",
+            "group_rl learns from verified problems",
+        ),
+        (
+            SMALL + "generate: {}\ngroup_rl: {model: m}\n",
+            "group_rl.objective ta-grpo pools a question with its variants: add transform: {}, or take grpo",
+        ),
+        (
+            SMALL + "train: {steps: 3, warmup_steps: 0}\nsequences: {length: 100}\ngroup_rl: {problems: p}\n",
+            "group_rl.max_new_tokens: got 128, allowed below 100, the context of the model of train",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_what_to_do(text, message):
@@ -82,8 +105,9 @@ def test_files_stand_in_for_the_environment():
     assert [s.name for s in sources_of(own)] == ["files"]
 
 
-def test_the_resolved_recipe_reads_back_equal():
-    recipe = Recipe.load("recipes/quickstart.yaml", ["seed=4"])
+@pytest.mark.parametrize("name", ["quickstart", "problems"])
+def test_the_resolved_recipe_reads_back_equal(name):
+    recipe = Recipe.load(f"recipes/{name}.yaml", ["seed=4"])
     assert Recipe.parse(recipe.to_yaml()) == recipe
 
 

@@ -49,9 +49,11 @@ class Prices:
         if not isinstance(given, Mapping):
             import yaml
 
+            from penstock._yaml import load_yaml
+
             where = f"prices {given}"
             try:
-                given = yaml.safe_load(Path(given).read_text("utf-8"))
+                given = load_yaml(Path(given).read_text("utf-8"))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise ConfigError(f"{where}: cannot be read ({error}); allowed is a YAML or JSON file") from error
         if not isinstance(given, Mapping):

@@ -44,6 +44,7 @@ from penstock.sources._streams import (
 from penstock.sources._warc import warc_records
 from penstock.sources.base import InputFile, Member, Origin, Rows, SourceSplit
 from penstock.sources.hub import HubEntry
+from penstock.storage import check_url
 
 _KINDS = tuple(dict.fromkeys(FORMATS.values()))
 # "-00003-of-00010", "_12", ".0001": the number of a shard says nothing about what is in it
@@ -84,6 +85,7 @@ class FileEntry(Reading):
         super().__post_init__()
         if not self.path:
             raise ConfigError("path: got an empty text; give a file, a folder, a pattern or a URL")
+        check_url("path", self.path)
         if self.name is not None:
             base.check_name(self.name)
         if self.format is not None and self.format not in _KINDS:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from penstock._yaml import load_yaml
 from penstock.errors import ConfigError
 from penstock.generators.base import LanguageModel, Message, Request
 from penstock.generators.gates.passing import Finding
@@ -85,7 +86,7 @@ def read_rubric(name: str) -> Rubric:
     """
     path = rubric_file(name)
     try:
-        said = yaml.safe_load(read_text(path))
+        said = load_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: no YAML ({error}); allowed lowest, highest and dimensions") from error
     keys = {"lowest", "highest", "dimensions"}

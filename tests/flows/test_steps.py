@@ -1,77 +1,21 @@
 """The run as a Prefect flow: real servers for what Prefect keeps and shows, plain calls for the rest."""
 
-import dataclasses
 import importlib.util
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
-from penstock.dataset import Counts
 from penstock.errors import MissingExtraError, PenstockError
-from penstock.flows.run import cell, drop_rows, link_to, prepare_environment, step_rows
+from penstock.flows.environment import prepare_environment
 from penstock.flows.server import Server
-from penstock.kernels import cache_folder
 from penstock.recipe import Recipe
 from penstock.run import run
 
-COMMAND = "import sys; sys.argv[0] = 'penstock'; from penstock.cli import main; main()"
 NOTE = "starting Prefect's server (the first start takes longer; --plain does without)"
-
-
-class Home:
-    """A home directory of its own, in which commands run as a user would run them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {
-            n: v for n, v in os.environ.items() if not n.startswith(("PREFECT_", "XDG_", "DO_NOT_TRACK"))
-        }
-        # the machine code of the kernels is the machine's; compiling it again would take longer than the tests
-        kernels = Path(cache_folder() or folder).parent
-        self.environment |= {"HOME": str(folder), "COLUMNS": "100", "NUMBA_CACHE_DIR": str(kernels)}
-
-    @property
-    def prefect(self) -> Path:
-        return self.folder / ".cache" / "penstock" / "prefect"
-
-    def start(self, *arguments, code=COMMAND, **environment):
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.environment | environment,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments, code=COMMAND, **environment):
-        process = self.start(*arguments, code=code, **environment)
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return Home(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """(run folder that a test may change, its recipe's file)."""
-    base, recipe, _ = finished
-    shutil.copytree(base / "run", tmp_path / "run", ignore=shutil.ignore_patterns(".lock", ".holder.json"))
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    return tmp_path / "run", tmp_path / "recipe.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +90,7 @@ def test_artifacts_of_a_flow_are_read_back_through_prefect_s_own_client(flow, ho
     reasons = json.loads(found["artifacts"]["drop-reasons"][1])
     assert {"step": "documents", "work": "source.files", "reason": "invalid_json", "rows": 3} in reasons
     assert sum(row["rows"] for row in reasons) == sum(row["dropped"] for row in steps)
+    assert found["artifacts"]["progress"] == ["progress", 100]
     kind, link = found["artifacts"]["report"]
     assert (kind, link) == ("markdown", f"[report.html]({(folder / 'run' / 'report.html').as_uri()})")
     assert not (home.folder / ".prefect").exists()
@@ -168,10 +113,10 @@ def test_a_step_that_fails_is_our_one_line_and_not_prefect_s_traceback(copy, flo
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_ctrl_c_in_a_flow_is_our_one_line_and_stops_the_server(copy, flow, home):
+def test_ctrl_c_in_a_flow_is_our_one_line_and_stops_the_server(copy, flow, home, command):
     root, recipe = copy
     shutil.rmtree(root / "documents")
-    slow = COMMAND.replace(
+    slow = command.replace(
         "from penstock.cli", "import time, penstock.run as r; r.run_step = lambda *a: time.sleep(60); from penstock.cli"
     )
     slow = slow.replace("time.sleep(60)", "(print('in a step', file=sys.stderr, flush=True), time.sleep(60))")
@@ -193,10 +138,10 @@ def test_ctrl_c_in_a_flow_is_our_one_line_and_stops_the_server(copy, flow, home)
 
 
 @pytest.mark.server
-def test_the_user_s_own_api_is_used_and_a_dead_one_is_our_one_line(copy, tmp_path):
+def test_the_user_s_own_api_is_used_and_a_dead_one_is_our_one_line(copy, tmp_path, home_in):
     root, recipe = copy
     os.unlink(root / "selection-2" / "manifest.json")
-    home = Home(tmp_path)
+    home = home_in(tmp_path)
     code, out, err = home.run(
         "run", recipe, "--out", root, PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0"
     )
@@ -245,7 +190,7 @@ def test_without_prefect_the_command_and_the_way_without_are_named(copy, monkeyp
 
 def test_nothing_to_do_needs_no_prefect(copy, monkeypatch):
     root, recipe = copy
-    monkeypatch.setattr("penstock.flows.run.run_as_flow", lambda *_: pytest.fail("a flow was started"))
+    monkeypatch.setattr("penstock.flows.steps.run_as_flow", lambda *_: pytest.fail("a flow was started"))
     assert all(r.skipped for r in run(Recipe.load(recipe), out=str(root), workers=0, flow=True).steps)
 
 
@@ -273,78 +218,3 @@ def test_a_home_that_the_user_named_stays(clean, tmp_path):
     clean.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
     assert prepare_environment() == tmp_path / "mine"
     assert [os.environ[n] for n in NAMES] == [str(tmp_path / "mine"), str(tmp_path / "mine" / "storage"), "true", "1"]
-
-
-def html(markdown):
-    """As a renderer shows it that lets every scheme of a link pass."""
-    renderer = MarkdownIt("commonmark")
-    renderer.validateLink = lambda _: True
-    return renderer.render(markdown)
-
-
-@pytest.mark.parametrize("name", ["gopher_short_doc", "source.files", "top_4_gram", "exact-duplicate", "a"])
-def test_names_of_reasons_stay_as_they_are(name):
-    assert cell(name) == name
-    assert html(cell(name)) == f"<p>{name}</p>\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<script>document.title='owned'</script>",
-        "[click](javascript:alert(1))",
-        "![x](http://example.org/p.png)",
-        "www.example.org",
-        "https://example.org",
-        "<http://example.org>",
-        "| a | b |",
-        "__bold__",
-        "# head",
-        "1. item",
-        "`code` ``` fence",
-        "\x1b[31m\u202e\n\nnew",
-        "",
-        " ",
-    ],
-)
-def test_a_hostile_reason_is_a_code_span(text):
-    shown = html(cell(text))
-    assert shown.startswith("<p><code>")
-    assert shown.endswith("</code></p>\n")
-    assert shown.count("<") == 4
-    assert not set(shown) & {"\x1b", "\u202e"}
-
-
-@given(st.text(alphabet=st.sampled_from("a_`*[]()<>!|#~&\\:. -1\n\t") | st.characters(), max_size=40))
-def test_no_text_becomes_markup(text):
-    shown = html(cell(text))
-    inner = shown.removeprefix("<p>").removesuffix("</p>\n").removeprefix("<code>").removesuffix("</code>")
-    assert "<" not in inner
-
-
-@pytest.mark.parametrize(
-    ("path", "link"),
-    [
-        ("/tmp/run/report.html", "file:///tmp/run/report.html"),
-        ("/tmp/a (b) [c]/ü/report.html", "file:///tmp/a%20%28b%29%20%5Bc%5D/%C3%BC/report.html"),
-        ("s3://bucket/run/report.html", "s3://bucket/run/report.html"),
-        ("gs://bucket/a run)/100%/report.html", "gs://bucket/a%20run%29/100%25/report.html"),
-        ("memory://run/report.html", "memory://run/report.html"),
-    ],
-)
-def test_the_link_to_the_report_is_one_that_markdown_reads_whole(path, link):
-    assert link_to(path) == link
-    assert html(f"[report.html]({link_to(path)})") == f'<p><a href="{link}">report.html</a></p>\n'
-
-
-def test_the_tables_hold_counts_and_harmless_reasons(finished):
-    first = finished[2].steps[0]
-    counts = Counts(9, 1, 7, {"mine": {"<script>": 2, "short": 1}})
-    result = dataclasses.replace(first, skipped=True, manifest=dataclasses.replace(first.manifest, counts=counts))
-    (row,) = step_rows([result])
-    assert [row[n] for n in ("step", "status", "in", "made", "kept", "dropped")] == ["documents", "skipped", 9, 1, 7, 3]
-    assert drop_rows([result]) == [
-        {"step": "documents", "work": "mine", "reason": "` <script> `", "rows": 2},
-        {"step": "documents", "work": "mine", "reason": "short", "rows": 1},
-    ]
-    assert json.dumps(drop_rows(finished[2].steps))
