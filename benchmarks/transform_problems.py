@@ -118,7 +118,10 @@ def solve(prompt: str) -> str | None:
     """The answer as text: a number, or the letter of the option that says it; None where the text cannot be read."""
     text, options = _options(prompt.strip())
     text, hidden = _hidden(_decoded(text))
-    value = _solved(" ".join(text.lower().split()), hidden)
+    try:
+        value = _solved(" ".join(text.lower().split()), hidden)
+    except ZeroDivisionError:  # shared among nobody
+        return None
     if value is None:
         return None
     if not options:

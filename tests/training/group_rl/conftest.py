@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -116,3 +118,16 @@ def settings() -> Callable[..., GroupRLConfig]:
         return GroupRLConfig(**(given | changes))
 
     return make
+
+
+@pytest.fixture
+def reward(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], str]:
+    """The name of a function as a configuration takes it."""
+
+    def name(function: Callable[..., Any]) -> str:
+        module: Any = ModuleType("made_rewards")
+        module.given = function
+        monkeypatch.setitem(sys.modules, "made_rewards", module)
+        return "made_rewards:given"
+
+    return name

@@ -39,19 +39,6 @@ def same(a: Path, b: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first | second)
 
 
-@pytest.fixture
-def reward(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], str]:
-    """The name of a function as a configuration takes it."""
-
-    def name(function: Callable[..., Any]) -> str:
-        module: Any = ModuleType("made_rewards")
-        module.given = function
-        monkeypatch.setitem(sys.modules, "made_rewards", module)
-        return "made_rewards:given"
-
-    return name
-
-
 def exact(text: str, problem: Any) -> float:
     """1 for the digit itself: no worker has to start for what a half-trained model says."""
     return float(text == problem.answer)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,19 +15,6 @@ from penstock.generators.verification.workers import AnswerVerifier, Verified
 from penstock.training.group_rl.config import GroupRLConfig
 from penstock.training.group_rl.problems import ProblemTable
 from penstock.training.group_rl.rewards import AnswerReward, FunctionReward, reward_model
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], str]:
-    """The name of a function as ``module:function``."""
-
-    def name(function: Callable[..., Any]) -> str:
-        module: Any = ModuleType("made_rewards")
-        module.given = function
-        monkeypatch.setitem(sys.modules, "made_rewards", module)
-        return "made_rewards:given"
-
-    return name
 
 
 class Fake(AnswerVerifier):
@@ -61,19 +46,19 @@ def test_answers_are_compared_gold_first_and_what_cannot_be_said_is_not_known(su
 
 
 def test_the_reward_of_the_configuration_is_the_verifier_or_a_function(
-    sums: ProblemTable, made: Callable[..., str]
+    sums: ProblemTable, reward: Callable[..., str]
 ) -> None:
     with ExitStack() as stack:
         rewards = reward_model(GroupRLConfig(), stack)(["so \\boxed{2}", "5", "x" * 200_001], sums.problems[:3])
     assert rewards.outcomes == ("correct", "wrong", "error")
     assert "200,001 characters" in rewards.cause
     with ExitStack() as stack:
-        own = reward_model(GroupRLConfig(reward=made(lambda text, problem: 0.5)), stack)
+        own = reward_model(GroupRLConfig(reward=reward(lambda text, problem: 0.5)), stack)
     assert isinstance(own, FunctionReward)
 
 
 def test_a_function_is_given_text_and_problem_and_its_mistakes_cost_one_rollout_each(
-    sums: ProblemTable, made: Callable[..., str]
+    sums: ProblemTable, reward: Callable[..., str]
 ) -> None:
     def given(text: str, problem: Any) -> Any:
         if text == "throw":
@@ -82,7 +67,7 @@ def test_a_function_is_given_text_and_problem_and_its_mistakes_cost_one_rollout_
         return said.get(text, float(problem.sub_index))
 
     texts = ["x", "none", "throw", "nan", "yes", "inf", "word", "np"]
-    rewards = FunctionReward(made(given))(texts, [sums.problems[2]] * 8)
+    rewards = FunctionReward(reward(given))(texts, [sums.problems[2]] * 8)
     assert rewards.outcomes == ("scored", "unknown", "error", "invalid", "scored", "invalid", "invalid", "scored")
     assert rewards.known.tolist() == [True, False, False, False, True, False, False, True]
     assert rewards.values.tolist() == [2.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.25]
@@ -92,12 +77,12 @@ def test_a_function_is_given_text_and_problem_and_its_mistakes_cost_one_rollout_
     assert FunctionReward("made_rewards:given")(["x"], sums.problems[:1]).cause == ""
 
 
-def test_ctrl_c_in_a_function_is_no_mistake_of_it(sums: ProblemTable, made: Callable[..., str]) -> None:
+def test_ctrl_c_in_a_function_is_no_mistake_of_it(sums: ProblemTable, reward: Callable[..., str]) -> None:
     def given(text: str, problem: Any) -> float:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        FunctionReward(made(given))(["a"], sums.problems[:1])
+        FunctionReward(reward(given))(["a"], sums.problems[:1])
 
 
 @pytest.mark.parametrize(
