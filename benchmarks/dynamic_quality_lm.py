@@ -37,10 +37,13 @@ class Training:
     layers: int = 2
     heads: int = 4
     length: int = 128
-    rows: int = 32  # of a batch
-    passes: float = 3.0  # over the tokens
+    rows: int = 64  # of a batch
+    passes: float = 12.0  # over the tokens: a half cosine of the learning rate, if it is not stopped
+    stop: int = 1_400  # step whose model is taken; the last 300 let the learning rate fall to nothing
+    falling: int = 300
     learning_rate: float = 2e-3
     warmup: int = 60
+    dropout: float = 0.3  # of what the layers read, and of what they give
     sampled: int = 1024  # entries besides a batch's targets that its loss is taken over
     checkpoint_every: int = 50
 
@@ -105,6 +108,7 @@ def train(tokens: NDArray[np.int64], vocabulary: int, training: Training, folder
         return model.eval()
     rows = rows_of(tokens, training.length)
     steps = int(training.passes * len(rows) / training.rows)
+    last = min(training.stop, steps)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -122,15 +126,18 @@ def train(tokens: NDArray[np.int64], vocabulary: int, training: Training, folder
     order = np.concatenate([stream(SEED, "rows", p).permutation(len(rows)) for p in range(math.ceil(training.passes))])
     started, mean = time.monotonic(), 0.0
     model.train()
-    for step in range(first, steps):
+    for step in range(first, last):
         rising = min(1.0, (step + 1) / training.warmup)
-        rate = training.learning_rate * rising * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        falling = min(1.0, (last - step) / training.falling)
+        rate = training.learning_rate * rising * falling * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive(SEED, "sampled", step))
         ids = torch.from_numpy(rows[order[step * training.rows : (step + 1) * training.rows]])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bfloat16()):
-            hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
+            read = functional.dropout(model.model.embed_tokens(ids[:, :-1]), training.dropout)
+            hidden = model.model(inputs_embeds=read, use_cache=False).last_hidden_state.flatten(0, 1)
+            hidden = functional.dropout(hidden, training.dropout)
             loss = sampled_loss(hidden, model.lm_head.weight, ids[:, 1:].flatten(), training.sampled)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -139,10 +146,10 @@ def train(tokens: NDArray[np.int64], vocabulary: int, training: Training, folder
         mean += (loss.item() - mean) / min(50, step - first + 1)
         over = time.monotonic() - started > seconds
         if (step + 1) % training.checkpoint_every == 0 or over:
-            rest = (time.monotonic() - started) / (step + 1 - first) * (steps - step - 1)
-            print(f"step {step + 1} of {steps}, loss {mean:.3f}, {rest / 60:.0f} min left", file=sys.stderr, flush=True)
+            rest = (time.monotonic() - started) / (step + 1 - first) * (last - step - 1)
+            print(f"step {step + 1} of {last}, loss {mean:.3f}, {rest / 60:.0f} min left", file=sys.stderr, flush=True)
             _save(kept, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
-        if over and step + 1 < steps:
+        if over and step + 1 < last:
             return None
     _save(final, model.state_dict())
     kept.unlink(missing_ok=True)
