@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  := $(patsubst benchmarks/requirements-%.txt,.bench/venv-%/.installed,$(wildcard benchmarks/requirements-*.txt))
 
-.PHONY: demo test lint bench faults vllm clean install
+.PHONY: demo test lint docs bench faults vllm clean install
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into site/; python -m http.server -d site shows it. Every broken link is an error.
+docs: install
+	$(BIN)/python -m mkdocs build --strict
 
 bench: install $(PEERS)
 	$(BIN)/python -m benchmarks
@@ -51,5 +55,5 @@ vllm: .venv-vllm/.installed
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs .bench
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs .bench
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

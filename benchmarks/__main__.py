@@ -16,8 +16,8 @@ BENCHMARKS = (
     "startup", "build", "filters", "dedup", "contamination", "embedding", "loader", "loss", "weighting", "mixing",
     "sampling", "criteria", "search", "quadmix", "selection", "gradients", "scoring", "diversity", "bytelevel",
     "tokenizer_training", "tokenization", "shared_prefix",
-    "mixture_inference", "patches", "fim", "dynamic", "dynamic_quality", "incremental", "memory", "generate", "voyager",
-    "voyager_model", "gates", "verification", "transforms", "ta_grpo",
+    "mixture_inference", "patches", "fim", "dynamic", "dynamic_quality", "incremental", "memory", "scaling", "generate",
+    "voyager", "voyager_model", "gates", "verification", "transforms", "ta_grpo",
 )  # fmt: skip
 
 

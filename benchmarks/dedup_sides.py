@@ -39,6 +39,7 @@ from penstock.pipelines.home import HomeEngine
 from penstock.pipelines.passes import PartWriter, Pass, Slices, Split, merge_parts, run_pass, splits_of
 from penstock.pipelines.verdicts import ranges_for, rows_by_bucket
 from penstock.seeding import stream
+from penstock.selectors.components import linked
 from penstock.selectors.exact import ExactDuplicates
 from penstock.selectors.minhash import MinHash
 from penstock.selectors.minhash_kernels import shingles
@@ -88,7 +89,8 @@ def bands(data: Path) -> dict[str, Any]:
         made = run_pass(Pass(folder, "made/documents", write), splits_of([0]), HomeEngine(0))
         table = merge_parts(made, "documents")
         assert table is not None
-        work = near.EmitBands(folder, MinHash(), "first", Slices(folder, {}), 1)
+        none = Slices(folder, {})
+        work = near.EmitBands(folder, MinHash(), "first", none, Index(none, 1), 1)
         runs = 0
         run_pass(Pass(folder, "warm/bands", work), part_splits(table), HomeEngine(0))
         started = time.perf_counter()
@@ -150,25 +152,24 @@ def judge(documents: int) -> dict[str, Any]:
         columns = {"row": np.arange(PART, dtype=np.int32), "doc_id": whose["doc_id"]}
         columns |= {"content_hash": whose["content_hash"], "prefer": pa.nulls(PART, pa.float64())}
         for batch in pa.table(columns).to_batches():
-            out.bucket("rows", WHOLE, batch)
+            out.piece("rows", WHOLE, batch)
 
     with scratch() as folder:
         engine = Timed()
         parts = documents // PART
         made = run_pass(Pass(folder, "made/bands", write), splits_of(range(parts)), engine)
-        warm = near.linked(np.zeros(2, np.uint64), np.arange(2, dtype=np.uint64))
+        warm = linked(np.zeros(2, np.uint64), np.arange(2, dtype=np.uint64))
         assert len(warm[0]) == 1
         before = peak()
         step = Deduplicated("deduplicated", "documents", ExactDuplicates(), AssignSplit(seed=1))
         context = Context(step, folder, "0" * 32, {}, engine, Silent(), Settings())
-        keys, rows = (Index(Slices.of(folder, made, name), parts) for name in ("bands", "rows"))
+        bands = near.Bands(*(Index(Slices.of(folder, made, name), parts) for name in near.Bands._fields))
         none = Slices(folder, {})
-        receipts, stats = near.near_duplicates(context, keys, rows, ranges, none, drop=True)
-        lost = sum(
-            pc.sum(found["lost"]).as_py()
-            for found in map(Slices.of(folder, receipts, "verdicts").read, map(str, range(parts)))
-            if found
-        )
+        stats: dict[str, Any] = {}
+        nodes, copies = ranges_for(documents, near.EDGES_PER_RANGE), near.Copies(none, Index(none, parts))
+        judged = near.near_duplicates(context, bands, ranges, nodes, copies, stats, drop=True)
+        found = [judged.verdicts.read(str(part)) for part in range(parts)]
+        lost = sum(pc.sum(one["lost"]).as_py() for one in found if one is not None)
     seconds = {name: round(spent, 2) for name, spent in engine.seconds.items() if name != "bands"}
     return {
         "keys": parts * PART * count,

@@ -17,5 +17,6 @@ __all__, __getattr__, __dir__ = exports(
         "PenstockError": "penstock.errors",
         "Recipe": "penstock.recipe",
         "apply": "penstock.work",
+        "trace": "penstock.tracing",
     },
 )

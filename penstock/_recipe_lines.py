@@ -31,7 +31,7 @@ _SECRET = re.compile(
     r"((?<![a-z])(?:api[_-]?key|token|secret|passw(?:or)?d|authorization)(?![a-z])[\w-]*['\"]?\s*[:=]\s*)[^\s,}\]]+",
     re.IGNORECASE,
 )
-_USER = re.compile(r"://[^/\s@]+@")
+_USER = re.compile(r"(?<=://)[^/\s@]+@|[^\s/@'\"{}\[\],:]+:[^\s/@'\"{}\[\],]+@")  # user:password@, scheme or none
 _WORD = re.compile(r"[^\s,:;()]+")
 
 
@@ -158,7 +158,7 @@ class Reading:
 
 def masked(text: str) -> str:
     """A line without what looks like a key or a password in it."""
-    return _USER.sub("://…@", _SECRET.sub(r"\1…", text))
+    return _USER.sub("…@", _SECRET.sub(r"\1…", text))
 
 
 _ABSENT = object()

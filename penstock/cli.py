@@ -9,7 +9,7 @@ import io
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,13 +17,18 @@ from penstock import (
     cli_bytes,
     cli_generate,
     cli_models,
+    cli_refresh,
     cli_scoring,
     cli_serve,
     cli_setup,
     cli_tokenizer,
     cli_transform,
+    cli_view,
     completion,
 )
+
+if TYPE_CHECKING:
+    from penstock.pipelines.passes import Engine
 
 app = typer.Typer(
     name="penstock",
@@ -58,6 +63,12 @@ Runner = Annotated[
     ),
 ]
 RunnerOption = Annotated[list[str], typer.Option(help="Option for the Beam runner, e.g. --job_endpoint=host:port.")]
+SharedDisk = Annotated[
+    bool, typer.Option("--shared-disk", help="Workers of --runner have this machine's disks at the same paths.")
+]
+JobFile = Annotated[
+    Path | None, typer.Option(help="With --dry-run on DataflowRunner: write the job there, as JSON.", metavar="PATH")
+]
 Since = Annotated[
     str | None,
     typer.Option(help="An earlier run: keep what was fitted there and take over what did not change.", metavar="RUN"),
@@ -82,18 +93,6 @@ def _root(
     return None
 
 
-def _engine(runner: str | None, options: list[str]) -> Any:
-    if runner is None:
-        if options:
-            from penstock.errors import ConfigError
-
-            raise ConfigError(f"--runner-option {options[0]}: got no --runner; name one, for example PortableRunner")
-        return None
-    from penstock.pipelines.beam import BeamEngine
-
-    return BeamEngine(runner, tuple(options))
-
-
 def _go(
     recipe: Path,
     overrides: list[str],
@@ -107,33 +106,44 @@ def _go(
     flow: bool,
     since: str | None = None,
     objective: str | None = None,
+    shared_disk: bool = False,
+    job_file: Path | None = None,
 ) -> None:
     with ExitStack() as stack:
-        engine = _engine(runner, runner_options)
+        from penstock.pipelines.engines import beam_engine, describes_a_job
+
+        beam = beam_engine(runner, runner_options, shared_disk=shared_disk)
+        of_job = describes_a_job(runner, dry_run=dry_run, job_file=job_file)
+        engine: Engine | None = beam
         if engine is None and not dry_run and only != ["model-1"]:
             from penstock.pipelines.home import HomeEngine
 
             # before anything else is loaded: the workers load at the same time
             engine = stack.enter_context(HomeEngine(workers))
             engine.start()
-        from penstock.flows.verbs import datasets_of, models_of
+        from penstock.flows.verbs import datasets_of, models_of, with_objective
         from penstock.recipe import Recipe
         from penstock.run import check, root_of, run
         from penstock.terminal import print_checks, print_results, resumable
         from penstock.training.group_rl.summary import print_learned
 
-        if objective is not None:
-            overrides = [*overrides, f"group_rl.objective={objective}"]
-            only = [f"policy-{objective}"]
-        loaded = Recipe.load(recipe, overrides)
+        loaded = Recipe.load(recipe, with_objective(overrides, objective))
         if only == ["model-1"]:
-            only = models_of(loaded)
+            only = models_of(loaded, objective)
         if only == ["dataset-1"]:
             only = datasets_of(loaded)
         split_bytes = int(split_mb * (1 << 20))
+        root = root_of(loaded, out)
+        if beam is not None and of_job:
+            from penstock.pipelines.dataflow import dry_run as describe
+
+            describe(beam, loaded, root, only, job_file)
+            return
+        if beam is not None:
+            beam.check(loaded, root, offline=dry_run)
         if dry_run:
             checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
-            print_checks(loaded, root_of(loaded, out), checks, split_bytes)
+            print_checks(loaded, root, checks, split_bytes)
             return
         with resumable() as terminal:
             result = run(
@@ -160,12 +170,17 @@ def run(
     split_mb: SplitMB = 32.0,
     runner: Runner = None,
     runner_option: RunnerOption = [],
+    shared_disk: SharedDisk = False,
     since: Since = None,
     dry_run: DryRun = False,
+    job_file: JobFile = None,
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect: no server, the same datasets.")] = False,
 ) -> None:
     """Run a recipe to its end: data, tokens, model, rounds, report."""
-    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, None, not plain, since)
+    _go(
+        recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, None, not plain, since,
+        shared_disk=shared_disk, job_file=job_file,
+    )  # fmt: skip
 
 
 @app.command()
@@ -177,11 +192,16 @@ def build(
     split_mb: SplitMB = 32.0,
     runner: Runner = None,
     runner_option: RunnerOption = [],
+    shared_disk: SharedDisk = False,
     since: Since = None,
     dry_run: DryRun = False,
+    job_file: JobFile = None,
 ) -> None:
     """Build the first round's dataset of a recipe; no training."""
-    _go(recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, ["dataset-1"], False, since)
+    _go(
+        recipe, set_, out, workers, split_mb, runner, runner_option, dry_run, ["dataset-1"], False, since,
+        shared_disk=shared_disk, job_file=job_file,
+    )  # fmt: skip
 
 
 @app.command()
@@ -341,29 +361,21 @@ def select(
     Every method scores the whole pool and chooses as much as is asked for; random and bm25 are always among them. The
     table at the end compares them.
     """
-    from penstock.selection import budget_of, check, plan, print_planned, print_selected, steps_of
-    from penstock.selection import select as choose
+    from penstock.flows.choosing import select as choose
+    from penstock.flows.choosing import select_steps
+    from penstock.selection import check, print_planned, print_selected
     from penstock.terminal import resumable
 
-    budget = budget_of(fraction, count, tokens)
-    made = plan(by, set_, model)
-    steps = steps_of(pool, target, made, budget, tokenizer=tokenizer, overlap=overlap)
-    split_bytes = int(split_mb * (1 << 20))
+    given = (fraction, count, tokens, model, set_, tokenizer, overlap)
     if dry_run:
-        print_planned(check(steps, out, split_bytes), out)
+        print_planned(check(select_steps(pool, target, by, *given)[0], out, int(split_mb * (1 << 20))), out)
         return
     with resumable() as terminal:
-        result = choose(
-            steps,
-            out,
-            workers=workers,
-            reporter=terminal,
-            split_bytes=split_bytes,
-            max_dropped=made.max_dropped,
-        )
+        result = choose(pool, target, out, by, *given, workers=workers, split_mb=split_mb, reporter=terminal)
     print_selected(result)
 
 
+cli_refresh.add_to(app)
 cli_generate.add_to(app)
 cli_transform.add_to(app)
 cli_scoring.add_to(app)
@@ -372,6 +384,7 @@ cli_tokenizer.add_to(app)
 cli_models.add_to(app)
 cli_setup.add_to(app)
 cli_serve.add_to(app)
+cli_view.add_to(app)
 
 
 @app.command()
@@ -430,10 +443,12 @@ def _complain(error: Exception) -> None:
     The lines of a recipe that are at fault come before it.
     """
     from penstock.report.text import visible
+    from penstock.storage import without_users
 
     for note in getattr(error, "__notes__", ()):
         print(visible(note), file=sys.stderr)
-    print("penstock:", visible(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
+    said = " ".join(line.strip() for line in without_users(str(error)).splitlines())
+    print("penstock:", visible(said), file=sys.stderr)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ screen_app = typer.Typer(
     help="Flag scores that stand out, at a known false-positive rate.", no_args_is_help=True, rich_markup_mode=None
 )
 
+_EDGES = [100, 200, 400]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run or be skipped, and why.")]
 
 
@@ -52,50 +53,34 @@ def score(
     Loss, entropy, zlib, Min-K, Min-K++, DC-PDD and the machine-text statistics, in one forward pass. They are evidence:
     nothing is dropped. A stopped run resumes.
     """
-    from penstock.errors import ConfigError
-    from penstock.scoring.lm_scores import LanguageModelScores
-    from penstock.scoring.run import check, score_steps
+    from penstock.flows.choosing import score as score_texts
+    from penstock.flows.choosing import score_steps
+    from penstock.scoring.run import check
     from penstock.scoring.tables import print_checks, print_scores
-
-    features = None
-    if gradients:
-        from penstock.selection import plan
-
-        runs = {"device": device, "dtype": dtype}
-        of_model = [f"less.{name}={value}" for name, value in runs.items()]
-        features = plan(["less"], [*of_model, *set_], model).methods["less"]
-    elif set_:
-        raise ConfigError(f"--set {set_[0]}: sets how gradient features are made; add --gradients")
-    work = LanguageModelScores.of(
-        model,
-        max_tokens=max_tokens,
-        min_k=min_k,
-        cap=cap,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-    )
-    steps = score_steps(
-        corpus,
-        work,
-        reference=reference,
-        text_column=text_column,
-        text_unit=text_unit,
-        texts_per_split=texts_per_split,
-        gradients=features,
-    )
-    if dry_run:
-        print_checks(check(steps, out), out)
-    else:
-        print_scores(_steps(steps, out, workers))
-
-
-def _steps(steps: Any, out: str, workers: int) -> Any:
-    from penstock.scoring.run import run_steps
     from penstock.terminal import resumable
 
+    given: dict[str, Any] = {
+        "corpus": corpus,
+        "model": model,
+        "reference": reference,
+        "max_tokens": max_tokens,
+        "min_k": min_k,
+        "cap": cap,
+        "text_column": text_column,
+        "text_unit": text_unit,
+        "device": device,
+        "dtype": dtype,
+        "batch_tokens": batch_tokens,
+        "texts_per_split": texts_per_split,
+        "gradients": gradients,
+        "overrides": set_,
+    }
+    if dry_run:
+        print_checks(check(score_steps(**given), out), out)
+        return
     with resumable() as terminal:
-        return run_steps(steps, out, workers=workers, reporter=terminal)
+        done = score_texts(**given, out=out, workers=workers, reporter=terminal)
+    print_scores(done)
 
 
 @screen_app.command("calibrate")
@@ -103,12 +88,8 @@ def screen_calibrate(
     scores: Annotated[str, typer.Argument(help="Scores of texts known to be innocent.", show_default=False)],
     out: Annotated[str, typer.Option(help="Folder or URL for the calibration.")],
     rate: Annotated[float, typer.Option(help="False-positive rate of each threshold.")] = 0.01,
-    score: Annotated[
-        list[str] | None, typer.Option(help="Score to find thresholds of; again for more; default: all.")
-    ] = None,
-    edge: Annotated[
-        list[int] | None, typer.Option(help="Tokens at which a length bucket begins; default: 100, 200, 400.")
-    ] = None,
+    score: Annotated[list[str], typer.Option(help="Score to find thresholds of; again for more; default: all.")] = [],  # noqa: B006
+    edge: Annotated[list[int], typer.Option(help="Tokens at which a length bucket begins; again for more.")] = _EDGES,
     machine_tokens: Annotated[int, typer.Option(help="Fewest tokens for machine-text scores.")] = 100,
     control: Annotated[str | None, typer.Option(help="Scores of other innocent texts, of another month.")] = None,
     positive: Annotated[str | None, typer.Option(help="Scores of texts that should be found.")] = None,
@@ -118,23 +99,26 @@ def screen_calibrate(
 
     By domain, language and length, from texts known to be innocent, which are kept with the thresholds.
     """
+    from penstock.flows.choosing import calibrate, calibrate_steps
     from penstock.scoring.run import check
-    from penstock.scoring.screen_step import calibrate_steps
     from penstock.scoring.tables import print_calibration, print_checks
+    from penstock.terminal import resumable
 
-    steps = calibrate_steps(
-        scores,
-        scores=score or (),
-        rate=rate,
-        edges=tuple(edge or (100, 200, 400)),
-        machine_tokens=machine_tokens,
-        control=control,
-        positive=positive,
-    )
+    given: dict[str, Any] = {
+        "scores": scores,
+        "rate": rate,
+        "score": score,
+        "edge": edge,
+        "machine_tokens": machine_tokens,
+        "control": control,
+        "positive": positive,
+    }
     if dry_run:
-        print_checks(check(steps, out), out)
-    else:
-        print_calibration(_steps(steps, out, 0))
+        print_checks(check(calibrate_steps(**given), out), out)
+        return
+    with resumable() as terminal:
+        done = calibrate(**given, out=out, reporter=terminal)
+    print_calibration(done)
 
 
 @screen_app.command("apply")
@@ -150,12 +134,15 @@ def screen_apply(
 
     Every row stays. The table at the end names the domains with more flags than chance.
     """
+    from penstock.flows.choosing import screen
     from penstock.scoring.run import check
     from penstock.scoring.screen_step import apply_steps
     from penstock.scoring.tables import print_checks, print_flags
+    from penstock.terminal import resumable
 
-    steps = apply_steps(scores, calibration, fdr=fdr)
     if dry_run:
-        print_checks(check(steps, out), out)
-    else:
-        print_flags(_steps(steps, out, workers))
+        print_checks(check(apply_steps(scores, calibration, fdr=fdr), out), out)
+        return
+    with resumable() as terminal:
+        done = screen(scores, calibration, out, fdr=fdr, workers=workers, reporter=terminal)
+    print_flags(done)

@@ -5,12 +5,9 @@ Nothing heavy is imported until a verb needs it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from penstock.tokenization.sampling import Sample, Texts
 
 tokenizer_app = typer.Typer(help="Build and measure tokenizers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -39,35 +36,6 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(tokenizer_app, name="tokenizer")
 
 
-def _texts(data: list[str], columns: list[str], domain: str | None, unit: str, kind: str | None, split: str) -> Texts:
-    from penstock.errors import ConfigError
-    from penstock.tokenization.sampling import Texts
-
-    if split not in ("train", "validation", "test", "all"):
-        raise ConfigError(f"--split: got {split!r}, allowed train, validation, test, all; choose one")
-    return Texts(
-        paths=tuple(data),
-        text_columns=tuple(columns),
-        domain_column=domain,
-        text_unit=unit,
-        format=kind,
-        split=None if split == "all" else split,
-    )
-
-
-def _sample(corpus: Texts, weight: list[str], language: list[str], megabytes: float, seed: int) -> Sample:
-    from penstock.tokenization.building import weights
-    from penstock.tokenization.sampling import sample
-
-    return sample(
-        corpus,
-        budget=max(1, int(megabytes * 1e6)),
-        domains=weights(weight, "--weight"),
-        languages=weights(language, "--language-weight"),
-        seed=seed,
-    )
-
-
 @tokenizer_app.command("train")
 def train(
     data: Data,
@@ -92,22 +60,28 @@ def train(
 
     On a sample with the shares that the weights say. The table at the end shows what it makes of each part.
     """
-    from typing import cast
-
-    from penstock.tokenization.bpe import BPEConfig
-    from penstock.tokenization.building import train_to
+    from penstock.flows.tokenizing import train_tokenizer
+    from penstock.tokenization.building import weights
     from penstock.tokenization.tables import print_sample
 
-    config = BPEConfig(
+    made = train_tokenizer(
+        data,
+        out,
         vocabulary_size=vocabulary_size,
         min_frequency=min_frequency,
-        special=tuple(special),
-        digits=cast(Any, digits.replace("-", "_")),
+        digits=digits,
+        special=special,
+        weight=weights(weight, "--weight"),
+        language_weight=weights(language_weight, "--language-weight"),
+        sample_mb=sample_mb,
+        seed=seed,
+        text_column=text_column,
+        domain_column=domain_column,
+        text_unit=text_unit,
+        format=format_,
+        split=split,
     )
-    corpus = _texts(data, text_column, domain_column, text_unit, format_, split)
-    taken = _sample(corpus, weight, language_weight, sample_mb, seed)
-    loaded, written = train_to(taken, config, out)
-    print_sample(taken, loaded, written)
+    print_sample(made.sample, made.tokenizer, made.files)
 
 
 @tokenizer_app.command("extend")
@@ -137,24 +111,29 @@ def extend(
 
     Ids that there are stay, new ones follow. With --superbpe new tokens may reach over words.
     """
-    from penstock.errors import ConfigError
-    from penstock.tokenization.building import extend_to
-    from penstock.tokenization.extend import ExtendConfig
-    from penstock.tokenization.loading import load
-    from penstock.tokenization.superbpe import SuperBPEConfig
+    from penstock.flows.tokenizing import extend_tokenizer
+    from penstock.tokenization.building import weights
     from penstock.tokenization.tables import print_sample
 
-    if max_words is not None and not superbpe:
-        raise ConfigError("--max-words: bounds tokens that join words; add --superbpe")
-    config: ExtendConfig | SuperBPEConfig = ExtendConfig(vocabulary_size=vocabulary_size, min_frequency=min_frequency)
-    if superbpe:
-        words = SuperBPEConfig.max_words if max_words is None else max_words
-        config = SuperBPEConfig(vocabulary_size=vocabulary_size, min_frequency=min_frequency, max_words=words)
-    loaded = load(tokenizer)
-    corpus = _texts(data, text_column, domain_column, text_unit, format_, split)
-    taken = _sample(corpus, weight, language_weight, sample_mb, seed)
-    extended, written = extend_to(loaded, taken, config, out)
-    print_sample(taken, extended, written)
+    made = extend_tokenizer(
+        tokenizer,
+        data,
+        out,
+        vocabulary_size,
+        min_frequency=min_frequency,
+        superbpe=superbpe,
+        max_words=max_words,
+        weight=weights(weight, "--weight"),
+        language_weight=weights(language_weight, "--language-weight"),
+        sample_mb=sample_mb,
+        seed=seed,
+        text_column=text_column,
+        domain_column=domain_column,
+        text_unit=text_unit,
+        format=format_,
+        split=split,
+    )
+    print_sample(made.sample, made.tokenizer, made.files)
 
 
 @tokenizer_app.command("prune")
@@ -178,15 +157,28 @@ def prune(
 
     Every text still decodes to itself. old_ids.npy says which rows of an embedding table stay.
     """
-    from penstock.tokenization.building import prune_to
-    from penstock.tokenization.loading import load
+    from penstock.flows.tokenizing import prune_tokenizer
+    from penstock.tokenization.building import weights
     from penstock.tokenization.tables import print_pruned
 
-    loaded = load(tokenizer)
-    corpus = _texts(data, text_column, domain_column, text_unit, format_, split)
-    taken = _sample(corpus, weight, language_weight, sample_mb, seed)
-    found, written = prune_to(loaded, taken, out, min_count=min_count, size=size)
-    print_pruned(found, loaded, written)
+    made = prune_tokenizer(
+        tokenizer,
+        data,
+        out,
+        min_count=min_count,
+        size=size,
+        weight=weights(weight, "--weight"),
+        language_weight=weights(language_weight, "--language-weight"),
+        sample_mb=sample_mb,
+        seed=seed,
+        text_column=text_column,
+        domain_column=domain_column,
+        text_unit=text_unit,
+        format=format_,
+        split=split,
+    )
+    assert made.pruned is not None
+    print_pruned(made.pruned, made.tokenizer, made.files)
 
 
 @tokenizer_app.command("compare")
@@ -218,32 +210,31 @@ def compare(
     Fertility, bytes a token, parity, Gini, Rényi, STRR, lexicon share and purity, NSL, speed; by domain or language,
     each with its conventions.
     """
-    from penstock.report.tokenizers import page
+    from penstock.flows.tokenizing import compare_tokenizers
     from penstock.terminal import Terminal
-    from penstock.tokenization import building
+    from penstock.tokenization.building import named, tokenizer_names
     from penstock.tokenization.compare import ALL
-    from penstock.tokenization.compare import compare as measure
-    from penstock.tokenization.measures import Lexicon
     from penstock.tokenization.tables import print_comparison
 
-    lexicons = building.named([one if "=" in one else f"{ALL}={one}" for one in lexicon], "--lexicon")
     with Terminal() as terminal:
-        found = measure(
-            building.tokenizer_names(tokenizers),
-            _texts(data, text_column, domain_column, text_unit, format_, split),
+        found, written = compare_tokenizers(
+            tokenizer_names(tokenizers),
+            data,
+            out,
             by=by,
             parallel=parallel,
             reference=reference,
-            lexicons={name: Lexicon.read(path) for name, path in lexicons.items()},
+            lexicon=named([one if "=" in one else f"{ALL}={one}" for one in lexicon], "--lexicon"),
             alpha=alpha,
-            limit=None if sample_mb is None else max(1, int(sample_mb * 1e6)),
+            sample_mb=sample_mb,
             seed=seed,
+            text_column=text_column,
+            domain_column=domain_column,
+            text_unit=text_unit,
+            format=format_,
+            split=split,
             progress=terminal.bar,
         )
-    written = []
-    if out is not None:
-        files = {building.COMPARISON: building.to_json(found.to_json()), building.PAGE: page(found).encode()}
-        written = building.write_files(out, files)
     print_comparison(found, written)
 
 
@@ -271,28 +262,28 @@ def infer_mixture(
     From the order of its merges, by a linear program (arXiv 2407.16607): shares of the categories of the given texts,
     in pairs of symbols and in bytes.
     """
-    from typing import cast
-
+    from penstock.flows.tokenizing import infer_tokenizer_mixture
     from penstock.terminal import Terminal
-    from penstock.tokenization import building
-    from penstock.tokenization.loading import load
-    from penstock.tokenization.mixture_inference import categories_of
-    from penstock.tokenization.mixture_inference import infer_mixture as infer
-    from penstock.tokenization.sampling import grouped
     from penstock.tokenization.tables import print_mixture
 
-    loaded = load(tokenizer)
-    corpus = _texts(data, text_column, domain_column, text_unit, format_, split)
-    tables, digest = grouped(corpus, by, limit=max(1, int(sample_mb * 1e6)), seed=seed)
-    texts = {name: table["text"].to_pylist() for name, table in tables.items()}
     with Terminal() as terminal:
-        found = infer(
-            loaded, categories_of(texts, category), merges=merges, unit=cast(Any, unit), progress=terminal.bar
+        found, written = infer_tokenizer_mixture(
+            tokenizer,
+            data,
+            out,
+            by=by,
+            category=category,
+            merges=merges,
+            unit=unit,
+            sample_mb=sample_mb,
+            seed=seed,
+            text_column=text_column,
+            domain_column=domain_column,
+            text_unit=text_unit,
+            format=format_,
+            split=split,
+            progress=terminal.bar,
         )
-    written = []
-    if out is not None:
-        facts = {"tokenizer": loaded.sha256, "corpus": digest, "by": by, "sample_mb": sample_mb, "seed": seed}
-        written = building.write_files(out, {building.MIXTURE: building.to_json(facts | found.to_json())})
     print_mixture(found, written)
 
 

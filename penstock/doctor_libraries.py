@@ -38,6 +38,7 @@ _EXTRAS = {
     "trainer": "transformers' Trainer on the mixture",
     "icu": "words of languages without spaces",
     "web": "trafilatura, the slower extractor of web pages",
+    "view": "penstock view, a dataset in the browser",
 }
 _OWN = ".venv-vllm"
 _DEEP = 300.0  # seconds for a process that imports something large

@@ -17,6 +17,8 @@ from penstock.storage import Folder
 if TYPE_CHECKING:
     from penstock.training.megatron import MegatronFiles
 
+_TOGETHER = 1024  # rows that are fetched at a time where they lie in a store
+
 
 def export_sequences(
     source: str, prefix: str | Path, *, split: str = "train", dtype: Any = "auto", drop_loss_mask: bool = False
@@ -51,5 +53,5 @@ def export_sequences(
     if not files:
         raise ConfigError(f"split: got {split!r}, allowed {', '.join(sorted(domains))}; {dataset.folder.url} has these")
     with tempfile.TemporaryDirectory(prefix="penstock-export-") as cache:
-        store = SequenceStore.open(files, cache=cache)
+        store = SequenceStore.open(files, cache=cache, group_rows=_TOGETHER)
         return export_megatron(store, prefix, dtype=dtype, loss_mask="drop" if drop_loss_mask else "refuse")

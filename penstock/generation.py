@@ -23,7 +23,7 @@ from penstock.lock import FolderLock
 from penstock.ownership import claim
 from penstock.pipelines.embed import EmbedderStep
 from penstock.pipelines.generate import GENERATED, Generated
-from penstock.run import Fingerprints, building
+from penstock.run import Fingerprints, building, in_order
 from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps
 from penstock.storage import Folder
 
@@ -89,25 +89,28 @@ def check(steps: Sequence[Step], out: str, seed: int = 0) -> list[Check]:
     return check_steps(steps, root, _settings(root, seed))
 
 
-def generate(steps: Sequence[Step], out: str, *, seed: int = 0, reporter: Reporter | None = None) -> Made:
+def generate(
+    steps: Sequence[Step], out: str, *, seed: int = 0, reporter: Reporter | None = None, flow: bool = False
+) -> Made:
     """Build every step that is not up to date; a rerun after a kill goes on from the last whole round.
 
     Args:
         steps: of ``steps_of``.
         out: folder or URL.
         seed: of all draws, and of what a model is asked with.
+        flow: make each step a task of Prefect's (extra ``flows``), when there is something to do.
 
     Raises:
         PenstockError: of the kind that says what to mend; everything done so far is kept.
     """
-    root = Folder(out)
+    root, reporter = Folder(out), reporter or Silent()
     with ExitStack() as stack:
         stack.enter_context(FolderLock(root))
         claim(root, OWNER, write=True)
         # nothing here is worth a second process: what takes time waits for answers, or makes one item after another
-        together = building(steps, root, _settings(root, seed), workers=0, reporter=reporter or Silent())
-        _, build = stack.enter_context(together)
-        results = tuple(build(step) for step in steps)
+        together = building(steps, root, _settings(root, seed), workers=0, reporter=reporter)
+        checks, build = stack.enter_context(together)
+        results = in_order("generate", checks, build, reporter, flow=flow)
     return Made(Dataset(root / GENERATED), results)
 
 

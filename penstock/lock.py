@@ -8,6 +8,7 @@ lease that has not been renewed for two minutes is dead and is taken over.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -76,7 +77,7 @@ class FolderLock:
         try:
             held = self._folder.read_json(".holder.json")
             return f" (process {held['pid']} on {held['host']})"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return ""
 
     def _enter_remote(self) -> None:
@@ -106,10 +107,13 @@ class FolderLock:
     def _lease(self) -> dict[str, Any] | None:
         try:
             held = self._folder.read_json(LEASE)
-            return {"id": held["id"], "pid": held["pid"], "host": held["host"], "renewed": float(held["renewed"])}
+            renewed = float(held["renewed"])
+            if not math.isfinite(renewed):
+                raise ValueError(f"renewed at {renewed}")
+            return {"id": held["id"], "pid": held["pid"], "host": held["host"], "renewed": renewed}
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise FolderInUseError(
                 f"{self._folder.join(LEASE)}: not a lease ({error}); if no run is writing here, delete it"
             ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from penstock.errors import OtherRecipeError
 from penstock.storage import Folder
 
@@ -21,10 +19,12 @@ def claim(root: Folder, owner: str, *, write: bool, hint: str = "choose another 
         OtherRecipeError: the folder is another's, or its mark cannot be read.
     """
     try:
-        found = root.read_json(NAME).get("recipe")
+        found = root.read_json(NAME)["recipe"]
+        if not isinstance(found, str):
+            raise TypeError(f"recipe is {type(found).__name__}")
     except FileNotFoundError:
         found = None
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise OtherRecipeError(f"{root.url}: {NAME} is damaged ({error}); choose another --out") from error
     if found not in (None, owner):
         raise OtherRecipeError(f"{root.url}: holds a run of recipe {found!r}, got {owner!r}; {hint}")

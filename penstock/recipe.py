@@ -40,6 +40,7 @@ from penstock.recipe_sections import (
     Splits,
     TokenizerSection,
 )
+from penstock.refreshing.config import CARRIED, Refresh
 from penstock.selectors.guard import DEFAULT as MAX_DROPPED
 from penstock.selectors.kmeans import GroupConfig
 from penstock.training.config import TrainConfig
@@ -96,6 +97,8 @@ class Recipe(Section):
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Selections made; from the second on, training's signals are a criterion."""
     feedback: Feedback = Feedback()
+    refresh: Refresh | None = None
+    """Rounds of `penstock refresh`, each going on from the last accepted model with what is new; `{}` for the usual."""
     budgets: Budgets = Budgets()
 
     @pydantic.field_validator("max_dropped")
@@ -105,24 +108,38 @@ class Recipe(Section):
 
     def trained_beside(self) -> dict[str, TrainConfig]:
         """The settings of every model of `beside`, by name: those of `train` with the given keys replaced."""
-        out = {}
-        for name, changes in self.beside.items():
-            if self.train is None:
-                raise ConfigError(f"beside.{name}: there is no train section that it could differ from; add one")
-            if unknown := list(unknown_keys(TrainConfig, changes, f"beside.{name}")):
-                raise ConfigError("; ".join(unknown))
-            given = _TRAIN.dump_python(self.train, mode="json") | changes
-            try:
-                out[name] = _TRAIN.validate_python(given)
-            except pydantic.ValidationError as error:
-                raise ConfigError("; ".join(f"beside.{name}.{problem(e)}" for e in error.errors())) from error
-            except ConfigError as error:
-                raise ConfigError(f"beside.{name}.{error}") from error
-        return out
+        return {name: self._trained(changes, f"beside.{name}") for name, changes in self.beside.items()}
+
+    def trained_later(self) -> TrainConfig:
+        """The settings of a model that goes on in a later round: those of `train` with the keys of `refresh.train`."""
+        changes = {} if self.refresh is None else self.refresh.train
+        carried = sorted(set(changes) & set(CARRIED))
+        if carried:
+            raise ConfigError(
+                f"refresh.train.{carried[0]}: got another one for later rounds, allowed in train alone: a model goes "
+                "on with the one it began with"
+            )
+        return self._trained(changes, "refresh.train")
+
+    def _trained(self, changes: dict[str, Any], where: str) -> TrainConfig:
+        """The settings of `train` with the given keys replaced."""
+        if self.train is None:
+            raise ConfigError(f"{where}: there is no train section that it could differ from; add one")
+        if unknown := list(unknown_keys(TrainConfig, changes, where)):
+            raise ConfigError("; ".join(unknown))
+        given = _TRAIN.dump_python(self.train, mode="json") | changes
+        try:
+            return _TRAIN.validate_python(given)
+        except pydantic.ValidationError as error:
+            raise ConfigError("; ".join(f"{where}.{problem(e)}" for e in error.errors())) from error
+        except ConfigError as error:
+            raise ConfigError(f"{where}.{error}") from error
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Recipe:
         self.trained_beside()
+        if self.refresh is not None:
+            self.trained_later()
         if self.rounds > 1 and self.train is None:
             raise ValueError("rounds above 1 read what training saw: add a train section, or set rounds to 1")
         if self.rounds > 1 and self.select is None:

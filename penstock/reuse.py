@@ -16,6 +16,7 @@ Price: about 1 kB a split to store; taking a part over is a link on one disk, a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def load_passes(data: bytes) -> dict[str, KeptPass]:
             name: KeptPass(p["signature"], {memo: Receipt.from_json(r) for memo, r in p["receipts"].items()})
             for name, p in value["passes"].items()
         }
-    except (zstandard.ZstdError, KeyError, TypeError, AttributeError) as error:
+    except (zstandard.ZstdError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"damaged ({type(error).__name__}: {error})") from error
 
 
@@ -82,7 +83,10 @@ class Earlier:
         if entry is None:
             return {}
         try:
-            return load_passes(self.folder.read_bytes(entry.path))
+            data = self.folder.read_bytes(entry.path)
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise ValueError("damaged (it is not what the manifest names)")
+            return load_passes(data)
         except (FileNotFoundError, ValueError) as error:
             self.warn(f"{self.folder.join(entry.path)}: {error}; nothing is taken over from it, all is built again")
             return {}

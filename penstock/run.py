@@ -11,7 +11,6 @@ root/
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -19,8 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from penstock.checked import sealed, unsealed
 from penstock.errors import ConfigError
 from penstock.lock import FolderLock
 from penstock.ownership import claim
@@ -59,8 +60,8 @@ class Fingerprints:
         known: dict[str, list[Any]] = {}
         for folder in (earlier, root):
             if folder is not None:
-                with suppress(FileNotFoundError, json.JSONDecodeError):
-                    known |= folder.read_json(FINGERPRINTS)
+                with suppress(FileNotFoundError, ValueError):  # a damaged one costs another look at the files
+                    known |= unsealed(folder.read_json(FINGERPRINTS))["files"]
         return cls(root, known)
 
     def __call__(self, file: Any) -> str:
@@ -76,7 +77,7 @@ class Fingerprints:
 
     def save(self) -> None:
         if self.changed:
-            self.root.write_json(FINGERPRINTS, self.known)
+            self.root.write_json(FINGERPRINTS, sealed({"files": self.known}))
             self.changed = False
 
 
@@ -199,32 +200,55 @@ def run(
             steps = needed(steps, only)
         together = building(steps, root, settings, workers=workers, engine=engine, reporter=reporter)
         checks, build = stack.enter_context(together)
-        by_name = {step.name: step for step in steps}
-        results: list[StepResult] = []
         reports = stack.enter_context(ReportProcess())
         last = [c.step.name for c in checks if not c.skip][-_REPORT_LOADS:]
 
-        def do(name: str) -> StepResult:
-            if name in last and report and workers != 0:
+        def do(step: Step) -> StepResult:
+            if step.name in last and report and workers != 0:
                 reports.start()
-            results.append(build(by_name[name]))
-            return results[-1]
+            return build(step)
 
-        def write_report() -> str:
-            built = [r.step.name for r in results if not r.skipped]
-            return reports.write(recipe, root, built, began)
+        def write_report(results: Sequence[StepResult]) -> str:
+            return reports.write(recipe, root, [r.step.name for r in results if not r.skipped], began)
 
-        if flow and not all(c.skip for c in checks):
-            from penstock.flows.steps import run_as_flow
-
-            run_as_flow(recipe.name, list(by_name), do, write_report if report else None, reporter)
-        else:
-            for name in by_name:
-                do(name)
-            if report:
-                write_report()
+        results = in_order(recipe.name, checks, do, reporter, flow=flow, report=write_report if report else None)
     written = root.join("report.html") if report else None
-    return RunResult(root, tuple(results), written, time.perf_counter() - started)
+    return RunResult(root, results, written, time.perf_counter() - started)
+
+
+def in_order(
+    name: str,
+    checks: Sequence[Check],
+    build: Callable[[Step], StepResult],
+    reporter: Reporter,
+    *,
+    flow: bool,
+    report: Callable[[Sequence[StepResult]], str] | None = None,
+) -> tuple[StepResult, ...]:
+    """Build every step, then the report.
+
+    Args:
+        name: of the flow.
+        flow: make each a task of Prefect's, when there is something to do.
+        report: writes it, told what was done, and returns its path or URL.
+    """
+    steps = {check.step.name: check.step for check in checks}
+    results: list[StepResult] = []
+
+    def do(step: str) -> StepResult:
+        results.append(build(steps[step]))
+        return results[-1]
+
+    if flow and not all(check.skip for check in checks):
+        from penstock.flows.steps import run_as_flow
+
+        run_as_flow(name, list(steps), do, None if report is None else partial(report, results), reporter)
+    else:
+        for step in steps:
+            do(step)
+        if report is not None:
+            report(results)
+    return tuple(results)
 
 
 def report_again(recipe: Recipe, *, out: str | None = None) -> str:
@@ -249,16 +273,18 @@ def remember(root: Folder, result: StepResult, peak: int) -> None:
         "peak_memory": peak,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    root.write_json(TIMINGS, timings)
+    root.write_json(TIMINGS, sealed(timings))
 
 
 def read_timings(root: Folder) -> dict[str, Any]:
-    """``seconds``, ``peak_memory`` (bytes) and ``finished`` (ISO 8601) of the last build of each step, by its name."""
+    """``seconds``, ``peak_memory`` (bytes) and ``finished`` (ISO 8601) of the last build of each step, by its name.
+
+    A damaged file is as good as none: times are told to people and decide nothing.
+    """
     try:
-        timings: dict[str, Any] = root.read_json(TIMINGS)
-    except (FileNotFoundError, json.JSONDecodeError):
+        return unsealed(root.read_json(TIMINGS))
+    except (FileNotFoundError, ValueError):
         return {}
-    return timings
 
 
 class PeakMemory:

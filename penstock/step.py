@@ -18,7 +18,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Protocol
 
@@ -207,7 +207,11 @@ class Step(ABC):
         return (self.name,)
 
     def inputs(self, settings: Settings) -> dict[str, str]:
-        """Outside inputs by name, each with a digest of its bytes."""
+        """Outside inputs by name, each with a digest of its bytes; asked for before the parents are there, too.
+
+        Raises:
+            PenstockError: one is not there.
+        """
         return {}
 
     @abstractmethod
@@ -292,7 +296,13 @@ def changes(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings: Settings) -> Check:
-    """Compare the step's key with its manifest; ``known`` holds the manifests of its parents."""
+    """Compare the step's key with its manifest; ``known`` holds the manifests of its parents.
+
+    What a step that waits for others names is looked for at once, so that a wrong path is told before their hours.
+
+    Raises:
+        PenstockError: an input of the step is not there, or a manifest cannot be read.
+    """
     waiting = [name for name in step.parents if name not in known]
     kept = keeps(step, known, settings) if step.fitted and settings.since is not None else None
     if kept is not None:
@@ -300,6 +310,7 @@ def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings
             step, True, f"kept as fitted in {kept.folder.url}", kept.manifest.key, kept.manifest.key_parts, kept
         )
     if waiting:
+        step.inputs(replace(settings, fingerprint=_unread))
         return Check(step, False, f"after {', '.join(waiting)}")
     parts = key_parts(step, known, settings)
     key = hash_json(parts)
@@ -308,8 +319,10 @@ def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings
     if manifest is None:
         unfinished = any(name.startswith(key[:12]) for name in folder.files())
         return Check(step, False, "resumes an unfinished build" if unfinished else "not built yet", key, parts)
+    if not is_whole(manifest):
+        return Check(step, False, "its manifest is damaged", key, parts)
     if manifest.key != key:
-        found = changes(manifest.key_parts, parts)
+        found = changes(manifest.key_parts, parts) or ["key"]
         more = f" and {len(found) - 2} more" if len(found) > 2 else ""
         return Check(step, False, "changed: " + "; ".join(found[:2]) + more, key, parts)
     missing = Dataset(folder).missing()
@@ -318,12 +331,17 @@ def check_step(step: Step, root: Folder, known: Mapping[str, Manifest], settings
     return Check(step, True, "up to date", key, parts)
 
 
+def _unread(file: Any) -> str:
+    """In place of a file's fingerprint, where it matters only that the file is there."""
+    return ""
+
+
 def keeps(step: Step, known: Mapping[str, Manifest], settings: Settings) -> Earlier | None:
     """The build of a fitted step in ``settings.since``, if made as this one would be, from other rows perhaps."""
     assert settings.since is not None
     folder = settings.since / step.name
     manifest = read_manifest(folder)
-    if manifest is None or Dataset(folder).missing():
+    if manifest is None or not is_whole(manifest) or Dataset(folder).missing():
         return None
     parts = key_parts(step, {name: manifest for name in step.parents}, settings)
     if any(manifest.key_parts.get(name) != value for name, value in parts.items() if name != "parents"):
@@ -392,6 +410,23 @@ def earlier_builds(step: Step, root: Folder, reporter: Reporter, settings: Setti
     return [Earlier(folder, manifest, reporter.warn) for folder, manifest in found if manifest is not None]
 
 
+def digest_of(tables: Mapping[str, TableEntry], artifacts: Mapping[str, FileEntry]) -> str:
+    """What a dataset is, by its rows and artifacts alone: not by the parts that rows lie in."""
+    return hash_json(
+        {
+            "tables": {name: table.digest for name, table in tables.items()},
+            "artifacts": {name: file.sha256 for name, file in artifacts.items()},
+        }
+    )
+
+
+def is_whole(manifest: Manifest) -> bool:
+    """Whether what a manifest says twice agrees, as it does unless the file was damaged."""
+    tables = manifest.tables.values()
+    rows = all(table.rows == sum(file.rows for file in table.files) for table in tables)
+    return rows and manifest.counts.balances and manifest.digest == digest_of(manifest.tables, manifest.artifacts)
+
+
 def commit(
     step: Step,
     folder: Folder,
@@ -407,12 +442,6 @@ def commit(
             f"{step.name}: rows in {built.counts.rows_in} + made {built.counts.made} is not "
             f"kept {built.counts.kept} + dropped {built.counts.dropped_total}; nothing was published"
         )
-    digest = hash_json(
-        {
-            "tables": {name: table.digest for name, table in built.tables.items()},
-            "artifacts": {name: file.sha256 for name, file in built.artifacts.items()},
-        }
-    )
     passes = None
     if kept:
         path = f"{key[:12]}/{PASSES}"
@@ -424,7 +453,7 @@ def commit(
         revision=step.revision,
         key=key,
         key_parts=parts,
-        digest=digest,
+        digest=digest_of(built.tables, built.artifacts),
         parents={name: {"key": m.key, "digest": m.digest} for name, m in parents.items()},
         counts=built.counts,
         tables=built.tables,

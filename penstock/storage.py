@@ -57,11 +57,12 @@ def storage_errors(what: str, *, absent: bool = False) -> Iterator[None]:
         reason = _REASONS.get(error.errno or 0)
         if reason is None:  # of a library that writes by itself and tells in words
             reason = next((_REASONS[number] for said, number in _SAID.items() if said in str(error)), None)
-        raise StorageError(f"{what}: {reason or error}") from error
+        raise StorageError(f"{what}: {reason or without_users(str(error))}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in _STORE_CLIENTS:
             raise
-        raise StorageError(f"{what}: the store refused or was not reached ({error}); mend it and run again") from error
+        said = without_users(str(error))
+        raise StorageError(f"{what}: the store refused or was not reached ({said}); mend it and run again") from error
 
 
 def check_url(what: str, url: str) -> None:
@@ -76,6 +77,11 @@ def check_url(what: str, url: str) -> None:
             f"{what}: got an address with a user or a password in it, allowed none, as manifests and messages hold it; "
             "give them to the store's client by the environment"
         )
+
+
+def without_users(text: str) -> str:
+    """A text without the users and passwords of addresses in it, such as those of a store's or a server's error."""
+    return re.sub(r"(?<=://)[^\s/?#'\"]*@", "", text)
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,11 @@ class Folder:
     def read_bytes(self, name: str) -> bytes:
         with storage_errors(self.join(name), absent=True):
             return bytes(self.fs.cat_file(self.join(name)))
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of a file; one request to a store, for no more than that."""
+        with storage_errors(self.join(name), absent=True):
+            return bytes(self.fs.cat_file(self.join(name), start=start, end=stop))
 
     def read_json(self, name: str) -> Any:
         """The value of a file.

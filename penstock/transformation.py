@@ -28,7 +28,7 @@ from penstock.ownership import claim
 from penstock.pipelines.embed import EmbedderStep
 from penstock.pipelines.problems import PROBLEMS, Problems, problem_files
 from penstock.pipelines.transform import TRANSFORMED, Transformed
-from penstock.run import Fingerprints, building
+from penstock.run import Fingerprints, building, in_order
 from penstock.step import Check, Reporter, Settings, Silent, Step, StepResult, check_steps
 from penstock.storage import Folder
 
@@ -126,6 +126,7 @@ def transform(
     workers: int | None = None,
     reporter: Reporter | None = None,
     split_bytes: int = 32 << 20,
+    flow: bool = False,
 ) -> Made:
     """Build every step that is not up to date; a rerun after a kill goes on.
 
@@ -135,18 +136,19 @@ def transform(
         seed: of all draws, and of what a model is asked with.
         workers: processes for the rules; by default one a core.
         split_bytes: input bytes of one split; changes no output.
+        flow: make each step a task of Prefect's (extra ``flows``), when there is something to do.
 
     Raises:
         PenstockError: of the kind that says what to mend; everything done so far is kept.
     """
-    root = Folder(out)
+    root, reporter = Folder(out), reporter or Silent()
     with ExitStack() as stack:
         stack.enter_context(FolderLock(root))
         claim(root, OWNER, write=True)
         settings = _settings(root, seed, split_bytes)
-        together = building(steps, root, settings, workers=workers, reporter=reporter or Silent())
-        _, build = stack.enter_context(together)
-        results = tuple(build(step) for step in steps)
+        together = building(steps, root, settings, workers=workers, reporter=reporter)
+        checks, build = stack.enter_context(together)
+        results = in_order("transform", checks, build, reporter, flow=flow)
     return Made(root, Dataset(root / TRANSFORMED), results)
 
 

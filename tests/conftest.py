@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -10,10 +11,22 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from dataclasses import asdict
 
 import pytest
+
+# as many processes as cores run tests: threads of torch and BLAS in each of them would only wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _fsync(file):
+    """Of an open file, without the wait: no test cuts the power, and a disk takes some 5 ms a file."""
+    os.fstat(file if isinstance(file, int) else file.fileno())
+
+
+os.fsync = _fsync
 
 
 def pytest_configure(config):
@@ -26,6 +39,12 @@ def pytest_addoption(parser):
     parser.addoption("--faults", type=int, default=2, help="random kills per step in the fault tests")
     parser.addoption("--faults-seed", type=int, default=None, help="repeat the kills of a run that printed this seed")
     parser.addoption("--accept-revisions", action="store_true", help="record the code that revisions stand for")
+
+
+def pytest_collection_finish():
+    # modules and tests stay to the end: a full collection of what a test left must not walk them all
+    gc.collect()
+    gc.freeze()
 
 
 WORDS = (  # noqa: SIM905
@@ -114,7 +133,29 @@ def finished(tmp_path_factory):
     base = tmp_path_factory.mktemp("finished")
     write_corpus(base / "corpus")
     recipe = Recipe.parse(RECIPE.format(corpus=base / "corpus"))
-    return base, recipe, run(recipe, out=str(base / "run"), workers=2)
+    return base, recipe, run(recipe, out=str(base / "run"), workers=0)
+
+
+@pytest.fixture(scope="session")
+def versions(finished, tmp_path_factory):
+    """Two published datasets that share some shards: folders of ``dataset-1``, which no test changes."""
+    from penstock.dataset import Dataset
+    from penstock.recipe import Recipe
+    from penstock.run import run
+
+    base, recipe, _ = finished
+    folder = tmp_path_factory.mktemp("versions")
+    out = []
+    for name, overrides in (("old", []), ("new", ["select.omega=0.4"])):
+        shutil.copytree(base / "run", folder / name)
+        changed = Recipe.parse(recipe.to_yaml(), ["shard_mb=0.03", *overrides])
+        run(changed, out=str(folder / name), workers=0, only=["dataset-1"], report=False)
+        shutil.rmtree(folder / name / "dataset-2")
+        out.append(folder / name / "dataset-1")
+    shared, new = ({f.sha256 for f in Dataset(str(path)).entries()} for path in out)
+    assert shared & new
+    assert new - shared
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +171,25 @@ def published_bytes():
         return found | {"manifest.json": json.dumps(manifest).encode()}
 
     return read
+
+
+@pytest.fixture
+def penstock(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+    from penstock.cli import main
+
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["penstock", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

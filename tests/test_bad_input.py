@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -30,18 +31,13 @@ quality: {{positive: {{domains: [good]}}, rows_per_side: 20}}
 """
 
 
-def penstock(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "penstock", *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
-    )
-
-
 def refusal(done):
     """The one line a refused command ends with."""
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("penstock: ")] == lines[-1:], done.stderr
+    code, _, err = done
+    assert code == 1, err
+    assert "Traceback" not in err
+    lines = err.splitlines()
+    assert [line for line in lines if line.startswith("penstock: ")] == lines[-1:], err
     return lines[-1]
 
 
@@ -51,8 +47,21 @@ def write_recipe(tmp_path, files, extra=""):
     return path
 
 
-def build(tmp_path, *arguments, **options):
-    return penstock("build", tmp_path / "recipe.yaml", "--out", tmp_path / "run", "--workers", 0, *arguments, **options)
+def of_build(tmp_path):
+    return "build", tmp_path / "recipe.yaml", "--out", tmp_path / "run", "--workers", 0
+
+
+@pytest.fixture
+def build(penstock, tmp_path):
+    """``build(…)`` the recipe of the test: (exit code, stdout, stderr)."""
+    return lambda *arguments: penstock(*of_build(tmp_path), *arguments)
+
+
+def in_a_process(arguments, **options):
+    """The same of a process of its own."""
+    command = [sys.executable, "-m", "penstock", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    return done.returncode, done.stdout, done.stderr
 
 
 def documents(tmp_path, files, *overrides):
@@ -187,13 +196,13 @@ def corrupt_gzip(folder):
 
 @pytest.mark.parametrize("make", [truncated_parquet, corrupt_gzip])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_file_stops_the_run_and_is_named(tmp_path, make, workers):
+def test_a_bad_file_stops_the_run_and_is_named(build, tmp_path, make, workers):
     path = make(tmp_path)
     (tmp_path / "good.jsonl").write_bytes(jsonl(*GOOD))
     write_recipe(tmp_path, tmp_path / "*.*")
     # the recipe itself matches no known extension, so it is named away
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(files=tmp_path / "[bg]*.*"))
-    line = refusal(build(tmp_path, "--workers", workers))
+    line = refusal(build("--workers", workers))
     assert str(path) in line
     assert "replace the file, or set on_bad_file: drop to go on without it" in line
     assert not (tmp_path / "run" / "documents" / "manifest.json").exists()
@@ -210,47 +219,47 @@ def test_a_bad_file_may_be_dropped_and_is_counted(tmp_path, make):
     assert set(GOOD) <= set(texts)
 
 
-def test_only_empty_files_say_that_there_are_no_rows(tmp_path):
+def test_only_empty_files_say_that_there_are_no_rows(build, tmp_path):
     (tmp_path / "a.jsonl").touch()
     write_recipe(tmp_path, tmp_path / "a.jsonl")
-    line = refusal(build(tmp_path))
+    line = refusal(build())
     assert "documents: its inputs hold no rows; look at the recipe's source" in line
 
 
-def test_a_missing_column_names_the_columns_that_were_found(tmp_path):
+def test_a_missing_column_names_the_columns_that_were_found(build, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "x", "title": "y"}\n')
     pq.write_table(pa.table({"body": ["x"], "title": ["y"]}), tmp_path / "b.parquet")
     (tmp_path / "c.csv").write_text("body,title\nx,y\n")
     for name in ("a.jsonl", "b.parquet", "c.csv"):
         write_recipe(tmp_path, tmp_path / name)
-        line = refusal(build(tmp_path))
+        line = refusal(build())
         assert str(tmp_path / name) in line
         assert "no column text; found body, title; name the column with columns: {text: ...}" in line
 
 
-def test_no_matching_file_names_the_pattern(tmp_path):
+def test_no_matching_file_names_the_pattern(build, tmp_path):
     write_recipe(tmp_path, tmp_path / "nothing" / "*.jsonl")
-    assert str(tmp_path / "nothing") in refusal(build(tmp_path))
+    assert str(tmp_path / "nothing") in refusal(build())
 
 
-def test_when_every_row_is_dropped_the_reasons_are_named_and_the_drops_can_be_looked_at(tmp_path):
+def test_when_every_row_is_dropped_the_reasons_are_named_and_the_drops_can_be_looked_at(build, penstock, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(" ", " ", None))
     write_recipe(tmp_path, tmp_path / "a.jsonl")
-    line = refusal(build(tmp_path))
+    line = refusal(build())
     assert "documents: no row is left, all 3 were dropped (" in line
     assert "missing_text 1" in line
     assert "penstock inspect --sample" in line
     shown = penstock("inspect", tmp_path / "run" / "documents", "--sample", "3")
-    assert shown.returncode == 0
-    assert "missing_text" in shown.stdout
+    assert (shown[0], shown[2]) == (0, "")
+    assert "missing_text" in shown[1]
 
 
-def test_a_selection_that_takes_nothing_says_so(finished, tmp_path):
+def test_a_selection_that_takes_nothing_says_so(build, finished, tmp_path):
     base, recipe, _ = finished
     shutil.copytree(base / "run", tmp_path / "run")
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     nothing = ("--set", "select.omega=0.000001", "--set", "select.eps=0", "--set", "select.lam=1000")
-    line = refusal(build(tmp_path, *nothing))
+    line = refusal(build(*nothing))
     assert "dataset-1: the selection takes none of 213 documents for training" in line
     # the dataset of the build before stays whole
     before = Dataset(str(base / "run" / "dataset-1"))
@@ -273,15 +282,15 @@ def test_a_selection_that_takes_nothing_says_so(finished, tmp_path):
         ("", ("rounds",), "--set rounds: allowed KEY.KEY=VALUE"),
     ],
 )
-def test_a_wrong_recipe_is_refused_with_what_is_allowed(tmp_path, text, overrides, expected):
+def test_a_wrong_recipe_is_refused_with_what_is_allowed(build, tmp_path, text, overrides, expected):
     write_recipe(tmp_path, tmp_path / "a.jsonl", text)
     arguments = [part for override in overrides for part in ("--set", override)]
-    assert expected in refusal(build(tmp_path, *arguments))
+    assert expected in refusal(build(*arguments))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_that_is_not_there_is_named(tmp_path):
-    line = refusal(build(tmp_path))
+def test_a_recipe_that_is_not_there_is_named(build, tmp_path):
+    line = refusal(build())
     assert str(tmp_path / "recipe.yaml") in line
     assert "give the path of a YAML file" in line
 
@@ -289,7 +298,7 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path):
 # ── output folders ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_folder_of_another_recipe_is_refused_and_both_are_named(finished, tmp_path):
+def test_a_folder_of_another_recipe_is_refused_and_both_are_named(penstock, finished, tmp_path):
     base, _, _ = finished
     write_recipe(tmp_path, tmp_path / "a.jsonl")
     line = refusal(penstock("build", tmp_path / "recipe.yaml", "--out", base / "run"))
@@ -299,26 +308,26 @@ def test_a_folder_of_another_recipe_is_refused_and_both_are_named(finished, tmp_
 def test_a_folder_that_another_run_writes_is_refused_and_its_process_is_named(tmp_path):
     write_recipe(tmp_path, tmp_path / "a.jsonl")
     with FolderLock(Folder(str(tmp_path / "run"))):
-        line = refusal(build(tmp_path))
+        line = refusal(in_a_process(of_build(tmp_path)))
     assert f"another penstock run is writing here (process {os.getpid()} on " in line
 
 
-def test_a_file_in_the_place_of_the_output_folder_is_refused(tmp_path):
+def test_a_file_in_the_place_of_the_output_folder_is_refused(build, penstock, tmp_path):
     (tmp_path / "run").write_text("mine")
     write_recipe(tmp_path, tmp_path / "a.jsonl")
-    assert "a file stands where a folder is needed; choose another output folder" in refusal(build(tmp_path))
+    assert "a file stands where a folder is needed; choose another output folder" in refusal(build())
     line = refusal(penstock("build", tmp_path / "recipe.yaml", "--out", tmp_path / "run" / "below"))
     assert "a file stands where a folder is needed" in line
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_an_unknown_protocol_is_refused(tmp_path):
+def test_an_unknown_protocol_is_refused(penstock, tmp_path):
     write_recipe(tmp_path, tmp_path / "a.jsonl")
     line = refusal(penstock("build", tmp_path / "recipe.yaml", "--out", "nowhere://bucket/run"))
     assert "protocol nowhere is not known" in line
 
 
-def test_a_read_only_output_folder_is_refused(tmp_path, small_disk):
+def test_a_read_only_output_folder_is_refused(penstock, tmp_path, small_disk):
     disk, remount = small_disk
     remount("ro")
     (tmp_path / "a.jsonl").write_bytes(jsonl(*GOOD))
@@ -336,7 +345,7 @@ def fill(disk, leave):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_full_disk_publishes_nothing_and_the_next_run_resumes(finished, tmp_path, small_disk, workers):
+def test_a_full_disk_publishes_nothing_and_the_next_run_resumes(penstock, finished, tmp_path, small_disk, workers):
     base, recipe, _ = finished
     disk, _ = small_disk
     filler = fill(disk, 160_000)
@@ -364,14 +373,16 @@ def test_a_limit_on_file_size_is_told_apart_from_a_full_disk(finished, tmp_path)
     _, recipe, _ = finished
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # noqa: E731
-    line = refusal(build(tmp_path, preexec_fn=limit))
+    line = refusal(in_a_process(of_build(tmp_path), preexec_fn=limit))
     assert "the file would exceed the size limit of this process or file system" in line
     assert not (tmp_path / "run" / "documents" / "manifest.json").exists()
 
 
-def test_no_process_is_left_after_a_refusal(tmp_path):
+def test_no_process_is_left_after_a_refusal(build, tmp_path):
     path = corrupt_gzip(tmp_path)
     write_recipe(tmp_path, path)
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    refusal(build(tmp_path, "--workers", 2))
-    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+    resource_tracker.ensure_running()  # which stays as long as this process
+    before = set(psutil.Process().children(recursive=True))
+    refusal(build("--workers", 2))
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert psutil.wait_procs(left, timeout=30)[1] == []

@@ -149,7 +149,7 @@ def test_prune_compare_and_infer_go_on_from_there(penstock, data, tmp_path):
         (("train", "DATA", "--weight", "web=1", "--weight", "web=2", "--out", "OUT"), "got it twice"),
         (("train", "DATA", "--weight", "wbe=1", "--out", "OUT"), "did you mean web?"),
         (("train", "DATA", "--digits", "both", "--out", "OUT"), "digits: got 'both'"),
-        (("train", "DATA", "--split", "half", "--out", "OUT"), "--split: got 'half'"),
+        (("train", "DATA", "--split", "half", "--out", "OUT"), "split: got 'half'"),
         (("train", "NONE.jsonl", "--out", "OUT"), "NONE.jsonl"),
         (("compare", "NONE", "--data", "DATA"), "cannot be read"),
         (("compare", "DATA", "--data", "DATA"), "not a tokenizer.json"),

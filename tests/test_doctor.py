@@ -141,7 +141,7 @@ def test_an_extra_that_is_missing_is_a_warning_and_one_of_another_version_is_bro
 def test_the_extras_of_the_project_are_those_that_are_looked_at():
     """Beside the ones for developers, faiss' two, which are a check of their own, and vLLM, which has its own place."""
     listed = libraries._source()["optional-dependencies"].keys()
-    assert listed - {"dev", "bench", "cpu", "gpu", "vllm"} == libraries._EXTRAS.keys()
+    assert listed - {"dev", "docs", "bench", "cpu", "gpu", "vllm"} == libraries._EXTRAS.keys()
 
 
 def test_two_kinds_of_faiss_at_once_are_broken_and_none_is_a_warning(site, source):

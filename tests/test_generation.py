@@ -2,13 +2,11 @@
 
 import io
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from penstock.cli import main
 from penstock.dataset import Dataset
 from penstock.errors import ConfigError, OtherRecipeError
 from penstock.generation import Made, Rounds, check, generate, plan, print_made, steps_of
@@ -22,23 +20,6 @@ FAMILIES = {"procedural": {"families": ["letter_counting", "spell_backward", "gc
 def embed(static_folder):
     """Overrides for an embedder that takes no time, and knows no word of most problems."""
     return f"embed.model={{path: {static_folder}}}"
-
-
-@pytest.fixture
-def penstock(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["penstock", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.mark.parametrize(

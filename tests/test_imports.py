@@ -71,7 +71,7 @@ def test_every_public_name_loads_is_documented_and_is_no_module(package):
 
 def test_the_public_surface_is_this_list():
     assert {p: getattr(importlib.import_module(p), "__all__", []) for p in PACKAGES} == {
-        "penstock": ["Dataset", "Manifest", "PenstockError", "Recipe", "apply"],
+        "penstock": ["Dataset", "Manifest", "PenstockError", "Recipe", "apply", "trace"],
         "penstock.diversity": [
             "AnchorFactor",
             "CholeskyFactor",
@@ -104,7 +104,27 @@ def test_the_public_surface_is_this_list():
             "StaticVectors",
             "unit_vectors",
         ],
-        "penstock.flows": ["Deployments", "Outcome", "build", "generate", "push", "run", "train", "transform"],
+        "penstock.flows": [
+            "Deployments",
+            "Outcome",
+            "TokenizerMade",
+            "build",
+            "calibrate",
+            "compare_tokenizers",
+            "extend_tokenizer",
+            "generate",
+            "infer_tokenizer_mixture",
+            "prune_tokenizer",
+            "push",
+            "refresh",
+            "run",
+            "score",
+            "screen",
+            "select",
+            "train",
+            "train_tokenizer",
+            "transform",
+        ],
         "penstock.generators": [
             "AnswerStore",
             "Budget",
@@ -175,6 +195,7 @@ def test_the_public_surface_is_this_list():
             "explore",
         ],
         "penstock.pipelines": ["BeamEngine", "HomeEngine", "Pass", "Split", "run_pass"],
+        "penstock.refreshing": ["Ledger", "Refreshed", "Round", "refresh"],
         "penstock.report": ["RunRecord", "write_report"],
         "penstock.scoring": [
             "LanguageModelScores",
@@ -377,6 +398,7 @@ def test_the_public_surface_is_this_list():
             "starting_weights",
             "votes",
         ],
+        "penstock.view": ["serve_view"],
     }
 
 

@@ -12,7 +12,6 @@ below. A step adds in ``modules`` what it reaches through an object that it is h
 from __future__ import annotations
 
 import ast
-import copy
 import functools
 import hashlib
 import json
@@ -36,31 +35,6 @@ PLUMBING = {
     "penstock.step",
     "penstock.storage",
 }
-
-
-class Normalised(ast.NodeTransformer):
-    """Code without what cannot change its output."""
-
-    def generic_visit(self, node):
-        super().generic_visit(node)
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            first = body[0] if body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = body[1:]
-        return node
-
-    def visit_Raise(self, node):
-        """The kind of an error stays, its words go."""
-        return ast.Raise(exc=node.exc.func if isinstance(node.exc, ast.Call) else node.exc, cause=None)
-
-    def visit_ClassDef(self, node):
-        node.body = [item for item in node.body if "revision" not in targets(item)]
-        return self.generic_visit(node)
 
 
 def top_level(tree):
@@ -101,20 +75,48 @@ def definitions(text):
 
 
 def written(node):
-    """A syntax tree as text that is the same in every version of Python that parses it."""
+    """What of a syntax tree can change its output, as text that is the same in every version of Python that parses it.
+
+    Docstrings and the numbers of revisions go; of an error its kind stays and its words go.
+    """
     if isinstance(node, list):
         return "[" + ",".join(map(written, node)) + "]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    inside = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
-    return type(node).__name__ + "(" + ",".join(f"{name}={written(value)}" for name, value in inside) + ")"
+    inside = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Raise):
+        inside = {"exc": node.exc.func if isinstance(node.exc, ast.Call) else node.exc}
+    if isinstance(node, ast.ClassDef):
+        inside["body"] = [item for item in node.body if "revision" not in targets(item)]
+    match inside.get("body"):
+        case [ast.Expr(value=ast.Constant(value=str())), *rest]:
+            inside["body"] = rest
+    kept = [(name, value) for name, value in inside.items() if value is not None and value != []]
+    return type(node).__name__ + "(" + ",".join(f"{name}={written(value)}" for name, value in kept) + ")"
 
 
 @functools.cache
 def hash_of(text, name):
     """Of the code that defines a name."""
-    code = "".join(written(Normalised().visit(copy.deepcopy(node))) for node in definitions(text)[name])
+    code = "".join(map(written, definitions(text)[name]))
     return hashlib.blake2b(code.encode(), digest_size=6).hexdigest()
+
+
+@functools.cache
+def names_in(text, name):
+    """(import statements, paths as ``attribute_path`` has them) in what defines a name."""
+    imports = [
+        n for node in definitions(text)[name] for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))
+    ]
+    paths, todo = set(), list(definitions(text)[name])
+    while todo:
+        node = todo.pop()
+        path = attribute_path(node)
+        if path is None:
+            todo += ast.iter_child_nodes(node)
+        else:
+            paths.add(tuple(path))
+    return imports, paths
 
 
 class Source:
@@ -165,14 +167,10 @@ class Source:
     def named(self, module, name):
         """Every (module, name) of the package that a definition names; name None is a whole module."""
         out = set()
-        todo = list(self.definitions(module)[name])
-        known = self.imports(module) | self.imported(module, [n for node in todo for n in ast.walk(node)])
-        while todo:
-            node = todo.pop()
-            path = attribute_path(node)
-            if path is None:
-                todo += ast.iter_child_nodes(node)
-            elif path[0] in known:
+        imports, paths = names_in(self.texts[module], name)
+        known = self.imports(module) | self.imported(module, imports)
+        for path in paths:
+            if path[0] in known:
                 # the longest of a, a.b, a.b.c that is something of ours
                 full = [known[path[0]], *path[1:]]
                 found = (self.resolve(".".join(full[:length])) for length in range(len(full), 0, -1))
@@ -356,7 +354,7 @@ def test_the_complaint_names_the_definition_and_what_to_do(change):
     found = change("selectors/exact.py", "words[:, 0]),\n", "words[:, 1]),\n")
     assert found == {
         "ExactDuplicates": "penstock.selectors.exact.ExactDuplicates: penstock.selectors.exact.ExactDuplicates changed "
-        "and its revision is still 2. If its output may differ for any input, raise the revision in the class to 3; "
+        "and its revision is still 3. If its output may differ for any input, raise the revision in the class to 4; "
         f"then, or if no output can differ, record the code: {ACCEPT}"
     }
 

@@ -12,6 +12,7 @@ import time
 
 import fsspec
 import pytest
+import s3fs
 
 from penstock.dataset import MANIFEST, Dataset, read_manifest
 from penstock.errors import FolderInUseError, StorageError
@@ -56,7 +57,7 @@ def test_a_build_into_the_store_equals_the_one_on_disk_and_is_skipped_the_second
 ):
     base, recipe, _ = finished
     root = f"{s3_bucket}/run"
-    build(recipe, root, workers=2, split_bytes=SPLIT_BYTES)
+    build(recipe, root, workers=1, split_bytes=SPLIT_BYTES)
     assert digests(root, TO_DATASET) == digests(base / "run", TO_DATASET)
     local, remote = Folder(f"{base}/run/dataset-1"), Folder(f"{root}/dataset-1")
     assert published_bytes(remote) == published_bytes(local)
@@ -72,7 +73,7 @@ def test_a_build_into_the_store_equals_the_one_on_disk_and_is_skipped_the_second
 
 def test_sources_may_lie_in_the_store_too(finished, s3_bucket, tmp_path):
     base, recipe, _ = finished
-    build(in_store(recipe, s3_bucket), tmp_path / "run", split_bytes=SPLIT_BYTES, workers=1, only=["deduplicated"])
+    build(in_store(recipe, s3_bucket), tmp_path / "run", split_bytes=SPLIT_BYTES, only=["deduplicated"])
     names = ["documents", "deduplicated"]
     assert digests(tmp_path / "run", names) == digests(base / "run", names)
 
@@ -215,46 +216,44 @@ def test_of_two_that_create_the_same_object_one_does(s3_bucket):
     assert folder.read_bytes("lease") == b"first"
 
 
-def test_inspect_reads_the_store(finished, s3_bucket):
+def test_inspect_reads_the_store(finished, s3_bucket, penstock, monkeypatch):
     base, recipe, _ = finished
     build(recipe, f"{s3_bucket}/run", only=["deduplicated"])
-
-    def inspect(*arguments):
-        command = [sys.executable, "-m", "penstock", "inspect", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"})
-
-    whole = inspect(f"{s3_bucket}/run", "--verify")
-    assert whole.returncode == 0, whole.stderr
-    assert "deduplicated" in whole.stdout
-    assert "every file has the sha256 its manifest names" in whole.stdout
-    one = inspect(f"{s3_bucket}/run/deduplicated", "--sample", "2")
-    assert one.returncode == 0, one.stderr
-    assert Dataset(f"{base}/run/deduplicated").digest in one.stdout
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = penstock("inspect", f"{s3_bucket}/run", "--verify")
+    assert (code, err) == (0, "")
+    assert "deduplicated" in out
+    assert "every file has the sha256 its manifest names" in out
+    code, out, err = penstock("inspect", f"{s3_bucket}/run/deduplicated", "--sample", "2")
+    assert (code, err) == (0, "")
+    assert Dataset(f"{base}/run/deduplicated").digest in out
     # the words between the numbers are inspect's own tests' to check
-    assert re.search(r"rows in 228\b.*\bkept 213\b.*\bdropped 15\b", one.stdout)
-    nothing = inspect(f"{s3_bucket}/elsewhere")
-    assert nothing.returncode == 1
-    assert nothing.stderr.startswith("penstock: ")
-    assert "Traceback" not in nothing.stderr
+    assert re.search(r"rows in 228\b.*\bkept 213\b.*\bdropped 15\b", out)
+    code, out, err = penstock("inspect", f"{s3_bucket}/elsewhere")
+    assert (code, out) == (1, "")
+    assert err.startswith("penstock: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("what", ["bucket", "endpoint", "credentials"])
-def test_a_store_that_refuses_is_one_line_for_the_user(finished, s3_bucket, tmp_path, what):
+def test_a_store_that_refuses_is_one_line_for_the_user(finished, s3_bucket, tmp_path, penstock, monkeypatch, what):
     _, recipe, _ = finished
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    out, environment = f"{s3_bucket}/run", os.environ | {"AWS_MAX_ATTEMPTS": "1"}
+    out = f"{s3_bucket}/run"
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     if what == "bucket":
         out = "s3://no-such-bucket-here/run"
     elif what == "endpoint":
-        environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     else:
-        environment = {k: v for k, v in environment.items() if k not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-        environment["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / "none")
-    command = [sys.executable, "-m", "penstock", "build", str(tmp_path / "recipe.yaml"), "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 1, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"penstock: {out}"), done.stderr
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    s3fs.S3FileSystem.clear_instance_cache()  # the environment is read when a client is made
+    code, _, err = penstock("build", tmp_path / "recipe.yaml", "--out", out, "--workers", 0)
+    assert code == 1, err
+    assert err.count("\n") == 1
+    assert err.startswith(f"penstock: {out}"), err
 
 
 def test_a_missing_bucket_is_a_storage_error(s3_bucket):

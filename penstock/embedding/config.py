@@ -18,14 +18,18 @@ def check_server(where: str, url: str, model: str | None, api_key_env: str | Non
     Raises:
         ConfigError: with what is allowed.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{where}.url: got {url!r}, allowed http:// or https:// and a host; end it with /v1")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    if set(url) & set("@?#"):  # before anything of it is shown
         raise ConfigError(
             f"{where}.url: got an address with a user, a password, a query or a fragment, allowed none; give "
             "the key by api_key_env, so that no manifest holds it"
         )
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None  # what is no port raises too
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise ConfigError(f"{where}.url: got {url!r}, allowed http:// or https:// and a host; end it with /v1")
     if not model:
         raise ConfigError(f"{where}.model: got nothing, allowed the model's name on the server; add it")
     if api_key_env is not None and not api_key_env.isidentifier():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from penstock.report.text import one_line
 from penstock.step import StepResult
+from penstock.storage import without_users
 
 NAME_CHARACTERS = 200
 PROGRESS_SECONDS = 5.0  # between two updates within a step
@@ -63,16 +64,27 @@ def drop_rows(results: Sequence[StepResult]) -> list[dict[str, Any]]:
     ]
 
 
-def publish(results: Sequence[StepResult], report: str | None, prefix: str = "") -> None:
+def publish(
+    results: Sequence[StepResult],
+    report: str | None,
+    prefix: str = "",
+    files: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
     """Write the tables of these steps, and the link to the report where there is one, into the current flow run.
 
     Args:
         prefix: before the keys, by which Prefect lists the versions of an artifact: ``nightly-``.
+        files: of a push, in place of steps: number and bytes by what became of them.
     """
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
-    create_table_artifact(key=f"{prefix}steps", table=step_rows(results), description="Steps of the run")
-    create_table_artifact(key=f"{prefix}drop-reasons", table=drop_rows(results), description="Rows dropped, by reason")
+    if files:
+        rows = [{"what": what, "files": number, "bytes": size} for what, (number, size) in files.items()]
+        create_table_artifact(key=f"{prefix}files", table=rows, description="Files by what became of them")
+    else:
+        create_table_artifact(key=f"{prefix}steps", table=step_rows(results), description="Steps of the run")
+        drops = drop_rows(results)
+        create_table_artifact(key=f"{prefix}drop-reasons", table=drops, description="Rows dropped, by reason")
     if report is not None:
         create_link_artifact(key=f"{prefix}report", link=link_to(report), link_text="report.html")
 
@@ -86,7 +98,7 @@ def recording(warn: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except (OSError, httpx.HTTPError, PrefectException) as error:
-        warn(f"Prefect could not record an artifact: {type(error).__name__}: {error}")
+        warn(without_users(f"Prefect could not record an artifact: {type(error).__name__}: {error}"))
 
 
 class Progress:

@@ -1,7 +1,7 @@
 """One Prefect flow a verb, for deployments: ``penstock.flows.deployed.build`` and its like are entry points.
 
 Parameters are checked before anything starts. The verb is one task, tried again with a growing delay where that may
-help (retry.py); the steps of a recipe are tasks within it. What was done is kept, so another try, or a run after a
+help (retry.py); the steps that it builds are tasks within it. What was done is kept, so another try, or a run after a
 kill, goes on. The step table, the drops by reason, progress and a link to the report are artifacts of the flow run,
 also of one that fails.
 
@@ -39,6 +39,7 @@ from penstock.flows.retry import worth_again
 from penstock.flows.verbs import VERBS, Outcome
 from penstock.report.text import duration, one_line
 from penstock.step import Step, StepResult
+from penstock.storage import without_users
 
 SERVED_BY = "PENSTOCK_SERVED_BY"  # process id of ``penstock serve``, in the environment of its runs
 LINE_CHARACTERS = 400
@@ -134,7 +135,8 @@ def _perform(
         )
     finally:
         with recording(reporter.warn):
-            publish(reporter.results, outcomes[-1].report if outcomes else None, prefix=reporter.prefix)
+            done = outcomes[-1] if outcomes else Outcome("")  # nothing, of a run that failed
+            publish(reporter.results, done.report, prefix=reporter.prefix, files=done.files)
 
 
 @contextmanager
@@ -151,7 +153,7 @@ def _places(limits: Sequence[str]) -> Iterator[None]:
 
 
 def _failure(error: PenstockError) -> State[Any]:
-    message = one_line(str(error), 4 * LINE_CHARACTERS)
+    message = one_line(without_users(str(error)), 4 * LINE_CHARACTERS)
     get_run_logger().error("%s", message)
     logging.getLogger("prefect.flow_runs").addFilter(_not_a_failed_run)
     return Failed(message=message)
@@ -198,6 +200,7 @@ def _flow_of(name: str) -> Flow[..., Any]:
 run = _flow_of("run")
 build = _flow_of("build")
 train = _flow_of("train")
+refresh = _flow_of("refresh")
 generate = _flow_of("generate")
 transform = _flow_of("transform")
 push = _flow_of("push")

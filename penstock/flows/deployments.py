@@ -277,7 +277,7 @@ limits:                   # places that runs take, over all deployments
 
 deployments:
   - name: nightly         # penstock build recipes/quickstart.yaml --set … --out runs/quickstart
-    verb: build           # run, build, train, generate, transform or push
+    verb: build           # run, build, train, refresh, generate, transform or push
     recipe: recipes/quickstart.yaml
     set: [select.omega=0.5]
     out: runs/quickstart  # always the same folder: a run makes what changed
@@ -291,6 +291,13 @@ deployments:
     schedule: {rrule: "FREQ=WEEKLY;BYDAY=SA;BYHOUR=6;BYMINUTE=0", timezone: Europe/Berlin}
     concurrency: {limit: 1, collision: CANCEL_NEW}   # or ENQUEUE, the default: wait
     occupies: [gpu]       # waits for its place
+
+  - name: rounds          # a round an hour where files are new: data, a model that goes on, the better one stays
+    verb: refresh
+    recipe: recipes/refresh.yaml
+    out: runs/refresh
+    schedule: {interval: 1h}
+    occupies: [gpu]
 
   - name: publish         # no schedule: runs when it is triggered
     verb: push

@@ -33,7 +33,7 @@ from penstock.flows.deployments import Deployment, Deployments
 from penstock.flows.environment import go_round_proxies, prepare_environment, require_prefect
 from penstock.flows.server import Server
 from penstock.flows.verbs import VERBS
-from penstock.storage import storage_errors
+from penstock.storage import storage_errors, without_users
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -76,7 +76,8 @@ def serve(deployments: Deployments, *, port: int = 4200, say: Callable[[str], No
         worker.start()
         number = len(deployments.deployments)
         shown = f"; UI: {server.url}" if server is not None else ""
-        say(f"serving {number} deployment{'' if number == 1 else 's'}; API: {PREFECT_API_URL.value()}{shown}")
+        api = without_users(f"{PREFECT_API_URL.value()}")
+        say(f"serving {number} deployment{'' if number == 1 else 's'}; API: {api}{shown}")
         while not stop.wait(0.5) and worker.running and (server is None or server.running):
             pass
         asked = datetime.now(UTC)
@@ -146,9 +147,9 @@ def _prefect_errors() -> Iterator[None]:
         from prefect.settings import PREFECT_API_URL
 
         what = " ".join(f"{type(error).__name__}: {error}".split())
+        said = f"Prefect's API at {PREFECT_API_URL.value()} failed ({what})"
         raise PenstockError(
-            f"Prefect's API at {PREFECT_API_URL.value()} failed ({what}); is it there, and of the same version? Mend "
-            "it and start again"
+            f"{without_users(said)}; is it there, and of the same version? Mend it and start again"
         ) from error
 
 

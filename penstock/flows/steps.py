@@ -16,6 +16,7 @@ from penstock.errors import PenstockError
 from penstock.flows.artifacts import Progress, publish, recording
 from penstock.flows.environment import api_of_a_run, prepare_environment, require_prefect
 from penstock.step import Reporter, StepResult
+from penstock.storage import without_users
 
 
 def run_as_flow(
@@ -102,7 +103,7 @@ def run_as_flow(
             raise failed[0] from None
         if isinstance(error, PenstockError):
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = without_users(" ".join(f"{type(error).__name__}: {error}".split()))
         if len(results) < len(steps) or (report is not None and not written):
             raise PenstockError(
                 f"Prefect failed ({what}); what is done is kept: run again to resume, with --plain to leave Prefect out"

@@ -15,14 +15,15 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError, PenstockError
+from penstock.pipelines.engines import beam_engine
 from penstock.step import Reporter, Silent, Step, StepResult
 
 if TYPE_CHECKING:
-    from penstock.pipelines.passes import Engine
+    from penstock.pipelines.beam import BeamEngine
     from penstock.recipe import Recipe
 
 
@@ -34,11 +35,13 @@ class Outcome:
         folder: path or URL of what was made, or of where it was sent.
         steps: in order; none of a push.
         report: path or URL of ``report.html``, where the verb writes one.
+        files: of a push, by what became of them (``send``, ``copy``, ``there``, ``remove``): their number and bytes.
     """
 
     folder: str
     steps: tuple[StepResult, ...] = ()
     report: str | None = None
+    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 # ── of a recipe ──────────────────────────────────────────────────────────────────────────────────
@@ -53,6 +56,7 @@ def run(
     split_mb: float = 32.0,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
+    shared_disk: bool = False,
     *,
     reporter: Reporter | None = None,
     flow: bool = False,
@@ -67,6 +71,7 @@ def run(
         workers: processes at home; by default one a core.
         split_mb: input megabytes of a split; changes no output.
         runner, runner_options: Beam's, for the passes; without one they run at home.
+        shared_disk: workers of the runner have this machine's disks at the same paths.
         reporter: hears what happens.
         flow: make each step a task of Prefect's (extra ``flows``), when there is something to do.
 
@@ -74,7 +79,15 @@ def run(
         PenstockError: of the kind that says what to mend; everything done so far is kept.
     """
     return _of_recipe(
-        _recipe(recipe, overrides), None, out, since, workers, split_mb, _engine(runner, runner_options), reporter, flow
+        _recipe(recipe, overrides),
+        None,
+        out,
+        since,
+        workers,
+        split_mb,
+        beam_engine(runner, runner_options, shared_disk=shared_disk),
+        reporter,
+        flow,
     )
 
 
@@ -87,12 +100,13 @@ def build(
     split_mb: float = 32.0,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
+    shared_disk: bool = False,
     *,
     reporter: Reporter | None = None,
     flow: bool = False,
 ) -> Outcome:
     """Build the first round's dataset of a recipe; no training. Arguments as of ``run``."""
-    loaded, engine = _recipe(recipe, overrides), _engine(runner, runner_options)
+    loaded, engine = _recipe(recipe, overrides), beam_engine(runner, runner_options, shared_disk=shared_disk)
     return _of_recipe(loaded, datasets_of(loaded), out, since, workers, split_mb, engine, reporter, flow)
 
 
@@ -102,13 +116,52 @@ def train(
     out: str | None = None,
     workers: int | None = None,
     split_mb: float = 32.0,
+    objective: str | None = None,
     *,
     reporter: Reporter | None = None,
     flow: bool = False,
 ) -> Outcome:
-    """Build what the first round's model needs and train it, and the models beside it. Arguments as of ``run``."""
+    """Build what the first round's model needs and train it, and the models beside it. Arguments as of ``run``.
+
+    Args:
+        objective: of ``group_rl`` in place of the recipe's; the model then learns from groups of its own answers, and
+            the models beside it are left out.
+    """
+    loaded = _recipe(recipe, with_objective(overrides, objective))
+    return _of_recipe(loaded, models_of(loaded, objective), out, None, workers, split_mb, None, reporter, flow)
+
+
+def refresh(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    out: str | None = None,
+    workers: int | None = None,
+    split_mb: float = 32.0,
+    *,
+    reporter: Reporter | None = None,
+    flow: bool = False,
+) -> Outcome:
+    """Make the next round of a recipe, if there is something to make it of. Arguments as of ``run``.
+
+    The data of now, selected by what the accepted model saw; its training goes on; the new model takes its place or
+    not. The outcome's folder is that of all rounds; it has no steps where no round was made.
+    """
+    from penstock.refreshing.loop import refresh as make
+
     loaded = _recipe(recipe, overrides)
-    return _of_recipe(loaded, models_of(loaded), out, None, workers, split_mb, None, reporter, flow)
+    done = make(loaded, out=out, workers=workers, reporter=reporter, split_bytes=_bytes(split_mb), flow=flow)
+    return Outcome(done.root.url, done.steps, done.report)
+
+
+def _refresh_steps(
+    recipe: str, overrides: Sequence[str] = (), out: str | None = None, split_mb: float = 32.0, **_: Any
+) -> list[Step]:
+    from penstock.refreshing.plan import round_steps
+    from penstock.run import root_of
+
+    _bytes(split_mb)
+    loaded = _recipe(recipe, overrides)
+    return round_steps(loaded, 2, root_of(loaded, out) / "round-0001")  # a later round's: the first has fewer
 
 
 def _recipe(path: str, overrides: Sequence[str]) -> Recipe:
@@ -124,19 +177,16 @@ def datasets_of(recipe: Recipe) -> list[str]:
     return ["dataset-1", *(map(compared, recipe.generate.compare) if recipe.generate is not None else ())]
 
 
-def models_of(recipe: Recipe) -> list[str]:
-    """The steps that a training is for."""
+def models_of(recipe: Recipe, objective: str | None = None) -> list[str]:
+    """The steps that a training is for; with an objective of learning from groups, that one's."""
+    if objective is not None:
+        return [f"policy-{objective}"]
     return ["model-1", *(f"model-1-{name}" for name in recipe.beside)]
 
 
-def _engine(runner: str | None, options: Sequence[str]) -> Engine | None:
-    if runner is None:
-        if options:
-            raise ConfigError(f"runner_options: got {options[0]} without a runner; name one, such as PortableRunner")
-        return None
-    from penstock.pipelines.beam import BeamEngine
-
-    return BeamEngine(runner, tuple(options))
+def with_objective(overrides: Sequence[str], objective: str | None) -> list[str]:
+    """Overrides of a recipe with this objective of learning from groups."""
+    return [*overrides, *([] if objective is None else [f"group_rl.objective={objective}"])]
 
 
 def _of_recipe(
@@ -146,12 +196,15 @@ def _of_recipe(
     since: str | None,
     workers: int | None,
     split_mb: float,
-    engine: Engine | None,
+    engine: BeamEngine | None,
     reporter: Reporter | None,
     flow: bool,
 ) -> Outcome:
+    from penstock.run import root_of
     from penstock.run import run as run_steps
 
+    if engine is not None:
+        engine.check(recipe, root_of(recipe, out))
     done = run_steps(
         recipe,
         out=out,
@@ -179,15 +232,22 @@ def _recipe_steps(
     split_mb: float = 32.0,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
+    shared_disk: bool = False,
     **_: Any,
 ) -> list[Step]:
     from penstock.pipelines.plan import needed, plan
 
     _bytes(split_mb)
-    _engine(runner, runner_options)
+    beam_engine(runner, runner_options, shared_disk=shared_disk)
     loaded = _recipe(recipe, overrides)
     steps = plan(loaded)
     return steps if targets is None else needed(steps, targets(loaded))
+
+
+def _train_steps(recipe: str, overrides: Sequence[str] = (), objective: str | None = None, **given: Any) -> list[Step]:
+    return _recipe_steps(
+        lambda loaded: models_of(loaded, objective), recipe, with_objective(overrides, objective), **given
+    )
 
 
 # ── without a recipe ─────────────────────────────────────────────────────────────────────────────
@@ -201,6 +261,7 @@ def generate(
     store: str | None = None,
     *,
     reporter: Reporter | None = None,
+    flow: bool = False,
 ) -> Outcome:
     """Make diverse problems or texts, each gated and traceable.
 
@@ -211,13 +272,14 @@ def generate(
         seed: of all draws.
         store: file of kept answers; by default the one in the user's cache.
         reporter: hears what happens.
+        flow: as of ``run``.
 
     Raises:
         PenstockError: fewer items than wanted could be made, or of the kind that says what to mend.
     """
     from penstock.generation import generate as make
 
-    made = make(_generate_steps(settings, overrides, store), out, seed=seed, reporter=reporter or Silent())
+    made = make(_generate_steps(settings, overrides, store), out, seed=seed, reporter=reporter, flow=flow)
     if not made.complete:
         raise PenstockError(str(made.facts["detail"]))
     return Outcome(out, made.steps)
@@ -244,6 +306,7 @@ def transform(
     workers: int | None = None,
     *,
     reporter: Reporter | None = None,
+    flow: bool = False,
 ) -> Outcome:
     """Make groups of a question and its verified variants.
 
@@ -257,6 +320,7 @@ def transform(
         store: file of kept answers; by default the one in the user's cache.
         workers: processes for the rules; by default one a core.
         reporter: hears what happens.
+        flow: as of ``run``.
 
     Raises:
         PenstockError: of the kind that says what to mend; everything done so far is kept.
@@ -264,7 +328,7 @@ def transform(
     from penstock.transformation import transform as make
 
     steps = _transform_steps(given, settings, overrides, question, answer, store)
-    made = make(steps, out, seed=seed, workers=workers, reporter=reporter)
+    made = make(steps, out, seed=seed, workers=workers, reporter=reporter, flow=flow)
     return Outcome(out, made.steps)
 
 
@@ -312,7 +376,7 @@ def push(
     sent = send(folder, dest, keep=keep, create=create, private=private, branch=branch)
     number, size = sent.total("send")
     (reporter or Silent()).note(f"sent {number:,} files, {size:,} bytes; {sent.done}")
-    return Outcome(sent.dest)
+    return Outcome(sent.dest, files={what: sent.total(what) for what in dict.fromkeys(a.what for a in sent.actions)})
 
 
 def _push_steps(dest: str, branch: str | None = None, **_: Any) -> list[Step]:
@@ -356,8 +420,9 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "run": Verb(run, lambda **given: _recipe_steps(None, **given), takes_flow=True),
     "build": Verb(build, lambda **given: _recipe_steps(datasets_of, **given), takes_flow=True),
-    "train": Verb(train, lambda **given: _recipe_steps(models_of, **given), takes_flow=True),
-    "generate": Verb(generate, _generate_steps),
-    "transform": Verb(transform, _transform_steps),
+    "train": Verb(train, _train_steps, takes_flow=True),
+    "refresh": Verb(refresh, _refresh_steps, takes_flow=True),
+    "generate": Verb(generate, _generate_steps, takes_flow=True),
+    "transform": Verb(transform, _transform_steps, takes_flow=True),
     "push": Verb(push, _push_steps),
 }

@@ -1,10 +1,12 @@
 """Answers kept in one SQLite file, so that none is paid for twice.
 
-    sha256(model identity, request) -> the completion as JSON, the model's name, when it was made (seconds since 1970)
+    sha256(model identity, request) -> the completion as JSON, the model's name, when it was made (seconds since 1970),
+                                       a hash of both
 
 Who asks through a store is a ``session.ModelSession``. Another run over the same texts, whatever else changed in its
 recipe, asks only what is new. Several processes may use one file (write-ahead log, a busy writer is waited for). A file
-that an earlier version wrote is taken on; its answers have neither name nor time.
+that an earlier version wrote is taken on; its answers have neither name nor time nor hash. An answer that is not what
+was written is removed and asked again.
 
 What is committed survives the death of the process; a machine that loses power may lose the last moments.
 
@@ -14,6 +16,7 @@ Price: about 30,000 look-ups/s and some 300 bytes an answer.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sqlite3
@@ -21,13 +24,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from penstock.errors import StorageError
 from penstock.generators.base import Completion
 
 _WAIT = 60.0  # seconds for another process to finish its write
 _LOOKUP = 500  # keys in one query; SQLite's own bound was 999 for long
-_TABLE = "CREATE TABLE IF NOT EXISTS answers (digest TEXT PRIMARY KEY, body TEXT NOT NULL, model TEXT, made INTEGER)"
+_ADDED = (("model", "TEXT"), ("made", "INTEGER"), ("body_hash", "TEXT"))  # to the first version's columns
+_TABLE = "CREATE TABLE IF NOT EXISTS answers (digest TEXT PRIMARY KEY, body TEXT NOT NULL)"
 
 
 def default_store() -> str:
@@ -52,11 +57,21 @@ class AnswerStore:
         if not Path(self.path).exists():
             return found
         with self.open() as connection:
+            connection.text_factory = lambda data: data.decode(errors="replace")  # damage is no error of SQLite's
+            damaged: list[tuple[str]] = []
             for start in range(0, len(digests), _LOOKUP):
                 some = list(digests[start : start + _LOOKUP])
                 marks = ",".join("?" * len(some))
-                rows = connection.execute(f"SELECT digest, body FROM answers WHERE digest IN ({marks})", some)
-                found |= {key: Completion.from_json(json.loads(body)) for key, body in rows}
+                query = f"SELECT digest, body, body_hash FROM answers WHERE digest IN ({marks})"
+                for key, body, told in connection.execute(query, some):
+                    answer = _answer(key, body, told)
+                    if answer is None:
+                        damaged.append((key,))
+                    else:
+                        found[key] = answer
+            if damaged:
+                with connection:
+                    connection.executemany("DELETE FROM answers WHERE digest = ?", damaged)
         return found
 
     @contextlib.contextmanager
@@ -82,7 +97,7 @@ class AnswerStore:
             connection.execute("PRAGMA synchronous = NORMAL")
             _prepare(connection)
             yield connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged file
             raise self._broken(error) from error
         finally:
             connection.close()
@@ -102,20 +117,37 @@ class AnswerWriter:
     def put(self, answers: Mapping[str, Completion]) -> None:
         """Keep answers by their digests, in one transaction; an error is no answer and is left out."""
         now = int(time.time())
-        rows = [(key, json.dumps(one.to_json()), self._model, now) for key, one in answers.items() if one.error is None]
+        bodies = {key: json.dumps(one.to_json()) for key, one in answers.items() if one.error is None}
+        rows = [(key, body, self._model, now, _hash(key, body)) for key, body in bodies.items()]
         if rows:
             with self._connection:
-                self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows)
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO answers (digest, body, model, made, body_hash) VALUES (?, ?, ?, ?, ?)", rows
+                )
+
+
+def _hash(key: str, body: str) -> str:
+    return hashlib.blake2b(f"{key} {body}".encode(), digest_size=8).hexdigest()
+
+
+def _answer(key: str, body: Any, told: Any) -> Completion | None:
+    """A kept completion; None where its bytes or its digest are not those that were kept."""
+    try:
+        if told is not None and told != _hash(key, body):
+            return None
+        return Completion.from_json(json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
     """Make the table, or give that of an earlier version the columns it lacks."""
-    if len(_columns(connection)) == 4:
+    if len(_columns(connection)) == 2 + len(_ADDED):
         return
     connection.execute("BEGIN IMMEDIATE")  # another process may be about to do the same
     with connection:
         connection.execute(_TABLE)
-        for name, kind in (("model", "TEXT"), ("made", "INTEGER")):
+        for name, kind in _ADDED:
             if name not in _columns(connection):
                 connection.execute(f"ALTER TABLE answers ADD COLUMN {name} {kind}")
 

@@ -10,10 +10,10 @@ Price: a small file is read and written a step.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from penstock.checked import sealed, unsealed
 from penstock.generators.meter import Meter
 from penstock.storage import Folder
 
@@ -30,13 +30,15 @@ def remember(step: Folder, meters: Mapping[str, Meter]) -> None:
     root, _, name = step.url.rpartition("/")
     if meters:
         told = {name: {model: meter.to_json() for model, meter in sorted(meters.items())}}
-        Folder(root).write_json(FILE, spending(Folder(root)) | told)
+        Folder(root).write_json(FILE, sealed(spending(Folder(root)) | told))
 
 
 def spending(root: Folder) -> dict[str, dict[str, dict[str, Any]]]:
-    """``Meter.to_json`` of the last build of each step that asked, by its name and the model's."""
+    """``Meter.to_json`` of the last build of each step that asked, by its name and the model's.
+
+    A damaged file is as good as none.
+    """
     try:
-        found: dict[str, dict[str, dict[str, Any]]] = root.read_json(FILE)
-    except (FileNotFoundError, json.JSONDecodeError):
+        return unsealed(root.read_json(FILE))
+    except (FileNotFoundError, ValueError):
         return {}
-    return found

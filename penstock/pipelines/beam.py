@@ -9,6 +9,10 @@ of splits, while runners refuse large ones (Dataflow above 10 MB). Receipts in t
 
 The local runner is named explicitly: Beam's own default may fetch another runner's binary.
 
+Before the first pass ``BeamEngine.check`` looks at what the workers will need (``beam_launch``), and penstock is sent
+to those that start in Beam's own container (``beam_packages``). Workers refuse a pass of a launcher that has other
+versions of penstock or of what decides bytes: rows would differ by who made them.
+
 Price: one pipeline a pass. FnApiRunner starts one in a fraction of a second; a runner that starts workers for
 each job pays for that (seconds for processes on this machine, minutes for machines of a cloud). 10,000 splits
 with 200 buckets make a plan of 2 MB, 2 s to write and 1 s to load.
@@ -20,6 +24,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import platform
 import re
 import socket
 import threading
@@ -28,28 +33,34 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from penstock import errors
+from penstock import __version__, errors
 from penstock.errors import ConfigError, MissingExtraError, PenstockError, WorkerError
+from penstock.pipelines import beam_launch as launch
 from penstock.pipelines.passes import Pass, Split, run_split
 from penstock.storage import Folder
+
+if TYPE_CHECKING:
+    from penstock.recipe import Recipe
 
 LOCAL_RUNNER = "FnApiRunner"
 METRICS = "penstock"  # namespace of the counters a runner shows: splits, rows_in, rows_made, rows_kept, rows_dropped
 POLL_SECONDS = 2.0
 
 _RESUME = "splits already done are kept: run again to resume"
+_DECIDING = ("numpy", "pyarrow", "tokenizers")  # what most steps make their bytes with
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where workers find a pass and its splits."""
+    """Where workers find a pass and its splits, and what they must have installed to make the same of them."""
 
     folder: Folder
     path: str
     sha256: str
     splits: int
+    libraries: tuple[tuple[str, str], ...]
 
     @classmethod
     def write(cls, job: Pass, splits: Sequence[Split]) -> Plan:
@@ -70,7 +81,17 @@ class Plan:
         path = f"{job.prefix}/plan.{uuid.uuid4().hex[:8]}.pickle"
         with job.folder.open_write(path) as file:
             file.write(data)
-        return cls(job.folder, path, file.sha256, len(splits))
+        return cls(job.folder, path, file.sha256, len(splits), libraries())
+
+
+@functools.cache
+def libraries() -> tuple[tuple[str, str], ...]:
+    """(name, version) of what decides bytes here; of Python the minor version, of builds such as ``+cpu`` nothing."""
+    from penstock.step import library_versions
+
+    python = ".".join(platform.python_version_tuple()[:2])
+    found = {name: version.partition("+")[0] for name, version in library_versions(_DECIDING).items()}
+    return tuple({"python": python, "penstock": __version__, **found}.items())
 
 
 _loading = threading.Lock()
@@ -80,6 +101,14 @@ _loading = threading.Lock()
 def _load(plan: Plan) -> tuple[Pass, list[Split]]:
     from apache_beam.internal import pickler
 
+    here = dict(libraries())
+    differ = [(name, version) for name, version in plan.libraries if here.get(name) != version]
+    if differ:
+        others = ", ".join(f"{name} {here.get(name)} (not {version})" for name, version in differ)
+        raise WorkerError(
+            f"a worker has other versions than the launcher and would make other bytes: {others}; install the "
+            "launcher's in the container of the workers"
+        )
     try:
         data = plan.folder.read_bytes(plan.path)
     except FileNotFoundError as error:
@@ -154,6 +183,7 @@ class BeamEngine:
         options: Beam's own command-line options, passed through, e.g. ``--job_endpoint=localhost:8099``,
             ``--max_num_workers=50``, ``--direct_running_mode=multi_processing``. ``--job_name`` becomes the
             beginning of every job's name.
+        shared_disk: workers on other machines have the disks of this one at the same paths.
 
     Raises:
         ConfigError: a runner or an option that is refused here; others are checked when the first pass starts.
@@ -161,6 +191,7 @@ class BeamEngine:
 
     runner: str = LOCAL_RUNNER
     options: tuple[str, ...] = ()
+    shared_disk: bool = False
 
     def __post_init__(self) -> None:
         name = self.runner.rpartition(".")[2].lower()
@@ -174,18 +205,63 @@ class BeamEngine:
             if option.partition("=")[0] == "--runner":
                 raise ConfigError(f"runner option: got {option}; name the runner itself with --runner")
 
+    def check(self, recipe: Recipe, root: Folder, *, offline: bool = False) -> None:
+        """Look at what the workers will need, before the first pass: options, the run's folder, inputs, packages.
+
+        Writes, lists, reads and deletes a small file in the run's folder and where the job puts its own, unless both
+        workers and folder are of this machine.
+
+        Args:
+            offline: leave out what reaches another machine.
+
+        Raises:
+            ConfigError: an option is missing, the folder or an input is of this machine alone, the workers would have
+                no penstock, or no job service answers.
+            MissingExtraError: the runner's packages, or a store's client, are not installed.
+            StorageError: a store refuses one of the four.
+        """
+        from penstock.pipelines.beam_packages import add_penstock
+
+        self._runner()
+        options = self.parsed()
+        where = self._checked(options, root)
+        if where is not None:
+            launch.check_inputs(self.runner, recipe, where, shared_disk=self.shared_disk)
+        add_penstock(self.runner, options, root.protocol)
+        if offline:
+            return
+        _answers(options)
+        if self.runner != LOCAL_RUNNER and (where is not None or not launch.is_of_this_machine(root.url)):
+            launch.check_store("the run's folder", root)
+            for name, url in launch.locations(self.runner, options).items():
+                launch.check_store(f"--{name}", Folder(url))
+
+    def _checked(self, options: Any, folder: Folder) -> str | None:
+        """Where the workers are, once the options and the folder are what they need."""
+        launch.check_options(self.runner, options)
+        where = launch.elsewhere(self.runner, options)
+        if where is not None and not self.shared_disk:
+            launch.check_folder(self.runner, folder, where)
+        return where
+
     def map(self, job: Pass, splits: Sequence[Split], done: Callable[[int], None]) -> None:
         """Run a pass.
 
         Raises:
-            ConfigError: Beam does not know the runner or an option, or the work cannot be pickled.
+            ConfigError: Beam does not know the runner or an option, the workers cannot reach the folder, or the work
+                cannot be pickled.
             MissingExtraError: the runner's packages are not installed.
             WorkerError: a split raised or the job ended early; a PenstockError of a split keeps its own class.
         """
         import apache_beam as beam
 
+        from penstock.pipelines.beam_packages import add_penstock
+
         runner = self._runner()
-        options = self._options(job)
+        options = self.named(job)
+        self._checked(options, job.folder)
+        add_penstock(self.runner, options, job.folder.protocol)
+        _answers(options)
         try:
             pipeline = beam.Pipeline(runner=runner, options=options)
         except ValueError as error:
@@ -219,7 +295,7 @@ class BeamEngine:
         try:
             return create_runner(self.runner)
         except ImportError as error:
-            package = "apache-beam[gcp]" if "dataflow" in self.runner.lower() else "apache-beam"
+            package = "penstock[cloud]" if "dataflow" in self.runner.lower() else "apache-beam"
             raise MissingExtraError(
                 f"runner {self.runner} cannot be imported ({error}); run: pip install '{package}'"
             ) from error
@@ -229,8 +305,25 @@ class BeamEngine:
                 "DataflowRunner, or the full name of a PipelineRunner class"
             ) from error
 
-    def _options(self, job: Pass) -> Any:
-        from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, PortableOptions
+    def named(self, job: Pass) -> Any:
+        """``parsed``, with the name of a pass' job."""
+        from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions
+
+        options = self.parsed()
+        setup = options.view_as(SetupOptions)
+        if setup.save_main_session is None:  # all that the launcher's main module holds would go to Dataflow
+            setup.save_main_session = False
+        cloud = options.view_as(GoogleCloudOptions)
+        cloud.job_name = job_name(cloud.job_name or "penstock", job)
+        return options
+
+    def parsed(self) -> Any:
+        """Beam's ``PipelineOptions``.
+
+        Raises:
+            ConfigError: Beam does not know an option, or not its value.
+        """
+        from apache_beam.options.pipeline_options import PipelineOptions
 
         refusal = io.StringIO()
         try:
@@ -244,9 +337,6 @@ class BeamEngine:
             unknown = sorted(set(options.get_all_options(retain_unknown_options=True)) - set(known))
             if unknown:
                 raise ConfigError(f"runner option: got --{unknown[0]}, which Beam does not know for {self.runner}")
-        _answers(options.view_as(PortableOptions).job_endpoint)
-        cloud = options.view_as(GoogleCloudOptions)
-        cloud.job_name = job_name(cloud.job_name or "penstock", job)
         return options
 
     def _translated(self, error: Exception, job: Pass) -> PenstockError:
@@ -256,12 +346,18 @@ class BeamEngine:
             name, message = found[-1]
             kind = getattr(errors, name, WorkerError)
             return kind(f"{message} (in {job.prefix} on {self.runner}; {_RESUME})")
+        if lacking := _NO_MODULE.search(str(error)):
+            return WorkerError(
+                f"Beam pipeline {job.prefix} on {self.runner} failed: its workers have no module {lacking[1]}; start "
+                f"them in a container that has it, such as that of containers/Dockerfile; {_RESUME}"
+            )
         lines = _RPC_DETAILS.findall(str(error)) or [x.strip() for x in str(error).splitlines() if x.strip()]
         what = lines[-1] if lines else type(error).__name__
         return WorkerError(f"Beam pipeline {job.prefix} on {self.runner} failed: {what}; {_RESUME}")
 
 
 _PENSTOCK_ERROR = re.compile(r"penstock\.errors\.(\w+): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 _RPC_DETAILS = re.compile(r'^\s*details = "(.+)"$', re.MULTILINE)
 
 
@@ -272,8 +368,11 @@ def job_name(base: str, job: Pass) -> str:
     return (text if text[:1].isalpha() else f"p-{text}")[:63].rstrip("-")
 
 
-def _answers(endpoint: str | None) -> None:
+def _answers(options: Any) -> None:
     """Refuse a job endpoint where nobody listens: Beam would wait for it without a word."""
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    endpoint = options.view_as(PortableOptions).job_endpoint
     host, _, port = (endpoint or "").rpartition(":")
     if not host or not port.isdigit():
         return  # none, or "embed"

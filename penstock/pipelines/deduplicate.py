@@ -6,14 +6,17 @@
     apply   part + its verdicts -> part, with cluster and split
 
 Only keys, positions and ids are regrouped; text is read once more where the verdicts apply, and once for near-
-duplicates. Parts whose content and verdicts are those of an earlier build are taken over; the judges run over all keys
-every time, which costs about 1 % of the passes over text.
+duplicates. No key is too common: of what a part has many of, one row goes to the judge and stands for the others
+(``twins``), which take its verdict where it applies.
+
+Parts whose content and verdicts are those of an earlier build are taken over; the judges run over all keys every time,
+which costs about 1 % of the passes over text.
 
 Every kept row has ``cluster``, the id of its cluster's survivor (its own, if it is like no other), and
 ``cluster_size``, the rows that the cluster had, exact copies among them. The table ``clusters`` lists every row of a
 cluster of two and more. The split is decided by the survivor's text, so no cluster lies on two sides.
 
-Price: 50 bytes and the id of a row in keys; a range is judged in about 250 MB.
+Price: 58 bytes and the id of a different text of a part in keys; a range is judged in about 250 MB.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from penstock.dataset import read_part
 from penstock.errors import ConfigError
 from penstock.pipelines import near
 from penstock.pipelines.documents import PartSplit, domain_stats, part_splits
-from penstock.pipelines.history import History, Index
+from penstock.pipelines.history import WHOLE, History, Index
 from penstock.pipelines.passes import PartWriter, Slices, Split, add_numbers, splits_of
 from penstock.pipelines.verdicts import (
     count_digests,
@@ -42,7 +45,7 @@ from penstock.pipelines.verdicts import (
     rows_by_bucket,
     write_verdicts,
 )
-from penstock.selectors.exact import ExactDuplicates
+from penstock.selectors.exact import REASON, ExactDuplicates
 from penstock.selectors.minhash import MinHash
 from penstock.selectors.splits import AssignSplit
 from penstock.sources.made import SPLIT_KEY
@@ -56,7 +59,10 @@ CLUSTER_HASH = "cluster_hash"  # content hash of the survivor, while a split is 
 
 @dataclass(frozen=True)
 class EmitKeys:
-    """Keys of one part's rows with their positions, one bucket per hash range."""
+    """Keys of one part's different texts with their positions, one bucket per hash range.
+
+    The table ``twins`` has a row for each document that another of the part stands for: ``row``, ascending, ``lead``.
+    """
 
     parent: Folder
     grouped: ExactDuplicates
@@ -70,14 +76,20 @@ class EmitKeys:
             position = pa.array(np.arange(row, row + batch.num_rows), pa.int64())
             blocks.append(keyed.append_column("row", position))
             row += batch.num_rows
-        table = pa.concat_tables(blocks).combine_chunks()
+        table, twin, lead = self.grouped.combine(pa.concat_tables(blocks).combine_chunks())
         of_row = hash_range(table["key"].to_numpy(), self.ranges)
         rows_by_bucket(out, "keys", of_row, table, lambda number: f"{number}/{self.ranges}")
+        order = np.argsort(twin)
+        for one in pa.table({"row": twin[order], "lead": lead[order]}).to_batches():
+            out.piece("twins", WHOLE, one)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Verdicts for one hash range by the part they apply to, and the copies of each survivor by its part."""
+    """Verdicts for one hash range by the part they apply to, and the copies of each survivor by its part.
+
+    Verdicts are on rows that stand for their twins; a copy (``part``, ``row``, ``of`` a survivor's row) is ``count``.
+    """
 
     keys: Index
     grouped: ExactDuplicates
@@ -87,7 +99,7 @@ class Judge:
         group = self.keys.read(split.payload["range"], self.ranges)
         if group is None:
             return
-        # a text that came ten million times is judged at once, so nothing is held longer than it is needed
+        # nothing is held longer than it is needed
         verdicts = self.grouped.judge(group).drop_columns(["doc_id"]).combine_chunks()
         del group
         lost = pc.is_valid(verdicts["reason"])
@@ -109,6 +121,7 @@ class Judge:
             "of": verdicts["row"].take(leader),
             "part": verdicts["part"],
             "row": verdicts["row"],
+            "count": verdicts["count"],
             "to": verdicts["part"].take(leader),
         }
         copies = pa.table(columns).filter(kept)
@@ -161,6 +174,25 @@ SIMILAR = pa.schema(
 )
 
 
+def passed_on(verdicts: pa.Table | None, twins: pa.Table | None, **columns: Any) -> pa.Table | None:
+    """Verdicts, and behind them those of rows that another one stands for.
+
+    Args:
+        verdicts: ``row`` and whatever says what becomes of it, each row once.
+        twins: ``row``, and ``lead``: the row whose verdict it takes, if that has one.
+        columns: what is said of the twins instead of what is said of their leads; values, or arrays by twin.
+    """
+    if verdicts is None or twins is None:
+        return verdicts
+    more = _aligned(verdicts, twins["lead"].to_numpy())
+    known = pc.is_valid(more["row"])
+    more = more.set_column(more.column_names.index("row"), "row", twins["row"])
+    for name, value in columns.items():
+        one = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.repeat(pa.scalar(value), more.num_rows)
+        more = more.set_column(more.column_names.index(name), name, one)
+    return pa.concat_tables([verdicts, more.filter(known)])
+
+
 def _aligned(table: pa.Table, row: NDArray[np.int64]) -> pa.Table:
     """The rows of ``table`` that stand at ``row``, nulls where there is none."""
     own = table["row"].to_numpy()
@@ -179,15 +211,24 @@ class ApplyVerdicts:
 
     parent: Folder
     exact: Slices
-    similar: Slices | None
+    twins: Index
+    similar: near.Judged | None
     drop: bool
     works: tuple[Any, ...]
     dropped: str
 
     def __call__(self, split: Split, out: PartWriter) -> None:
         piece: PartSplit = split.payload
-        similar = None if self.similar is None else self.similar.read(str(piece.part))
-        known = fates(self.exact.read(str(piece.part)), similar, drop=self.drop)
+        part, twins = str(piece.part), self.twins.of_part(piece.part)
+        exact = passed_on(self.exact.read(part), twins, reason=REASON)
+        similar = None
+        if self.similar is not None:
+            similar, attached = self.similar.verdicts.read(part), self.similar.attached.read(part)
+            if attached is not None:
+                # a lead may stay, those it stands for do not; exact copies are gone already
+                similar = passed_on(similar, attached, lost=pc.and_(pc.invert(attached["copy"]), self.drop))
+            similar = passed_on(similar, twins, lost=False)
+        known = fates(exact, similar, drop=self.drop)
         rows, first = known["row"].to_numpy(), 0
         for batch in read_part(self.parent, piece.file):
             low, high = np.searchsorted(rows, [first, first + batch.num_rows])
@@ -248,7 +289,7 @@ def _members(doc_id: pa.Array, fate: pa.Table) -> pa.RecordBatch:
 class Deduplicated(Step):
     """Duplicates dropped over the whole corpus; train, validation and test assigned by cluster."""
 
-    revision = 2
+    revision = 3
 
     def __init__(
         self,
@@ -316,6 +357,7 @@ class Deduplicated(Step):
         reuse = {"grouped": rowwork.describe(self.grouped), "ranges": ranges}
         emitted = context.run("keys", EmitKeys(parent.folder, self.grouped, ranges), part_splits(table), reuse=reuse)
         keys = index(Slices.of(context.folder, emitted, "keys"), "keys")
+        twins = Index(Slices.of(context.folder, emitted, "twins"), len(table.files))
         splits = splits_of({"range": r, "layout": keys.layout} for r in range(ranges))
         judged = context.run("judge", Judge(keys, self.grouped, ranges), splits)
         exact = Slices.of(context.folder, judged, "verdicts")
@@ -325,18 +367,18 @@ class Deduplicated(Step):
             ranges = ranges_for(rows * self.minhash.bands, near.BANDS_PER_RANGE)
             rule = self.grouped.survivor
             reuse = {"index": self.index["MinHash"], "prefer": rule, "ranges": ranges}
-            emit = near.EmitBands(parent.folder, self.minhash, rule, exact, ranges)
+            emit = near.EmitBands(parent.folder, self.minhash, rule, exact, twins, ranges)
             gone = digests_of(judged, "dropped")
             found = context.run("bands", emit, judged_splits(part_splits(table), gone), reuse=reuse)
-            bands, whose = (index(Slices.of(context.folder, found, name), name) for name in ("bands", "rows"))
-            copies = Slices.of(context.folder, judged, "copies")
-            survived, stats = near.near_duplicates(context, bands, whose, ranges, copies, drop=self.drop)
-            similar = Slices.of(context.folder, survived, "verdicts")
-            digests.append(digests_of(survived))
+            bands = near.Bands(*(index(Slices.of(context.folder, found, name), name) for name in near.Bands._fields))
+            copies = near.Copies(Slices.of(context.folder, judged, "copies"), twins)
             for receipt in found:
                 add_numbers(stats, receipt.stats)
+            nodes = ranges_for(rows, near.EDGES_PER_RANGE)
+            similar = near.near_duplicates(context, bands, ranges, nodes, copies, stats, drop=self.drop)
+            digests += similar.digests
         assign = replace(self.assign, column=CLUSTER_HASH)
-        work = ApplyVerdicts(parent.folder, exact, similar, self.drop, (assign,), context.settings.dropped)
+        work = ApplyVerdicts(parent.folder, exact, twins, similar, self.drop, (assign,), context.settings.dropped)
         receipts = context.run("apply", work, judged_splits(part_splits(table), *digests), reuse=self._applied)
         # verdicts speak of parts and rows, which depend on the splits; `dropped.detail` names the survivor
         built = context.collect(receipts, "documents", "dropped", "clusters")

@@ -33,10 +33,12 @@ from penstock.generators.recipe import SUBSET, GenerateConfig
 from penstock.generators.session import ModelSession
 from penstock.generators.spending import remember
 from penstock.generators.voyager import acceptance, rows
+from penstock.generators.voyager.known import known_in
 from penstock.generators.voyager.loop import explore
 from penstock.generators.voyager.records import RoundRecord, Spending, Voyage, reasons_of
 from penstock.pipelines.embed import embedder_of
 from penstock.pipelines.passes import PartWriter, Split, add_numbers, splits_of
+from penstock.seeding import derive
 from penstock.step import Built, Context, Settings, Step
 
 GENERATED = "generated"
@@ -74,6 +76,8 @@ class Generated(Step):
         store: str | None = None,
         on_round: Callable[[RoundRecord], None] | None = None,
         budget: float | None = None,
+        beside: str | None = None,
+        number: int | None = None,
     ) -> None:
         """
         Args:
@@ -81,8 +85,11 @@ class Generated(Step):
             embed: says where that embedder is.
             store: file of kept answers; None keeps none.
             on_round: hears of each round, in place of the reporter's progress.
+            beside: a step with the table ``anchors`` of a corpus, beside which items have to be new.
+            number: of this voyage among several for one corpus: each has draws and ids of its own.
         """
-        self.name, self.parents, self.budget = name, (embedder,), budget
+        self.name, self.budget, self.number = name, budget, number
+        self.parents = (embedder,) if beside is None else (embedder, beside)
         self.generate, self.embed, self.store, self.on_round = generate, embed, store, on_round
         self._resolved: LanguageModel | None = None
 
@@ -94,7 +101,8 @@ class Generated(Step):
         return self._resolved
 
     def config(self) -> dict[str, Any]:
-        return self.generate.said(self._model) | {"characters": self.embed.characters}
+        own = {} if self.number is None else {"number": self.number}
+        return self.generate.said(self._model) | {"characters": self.embed.characters} | own
 
     def inputs(self, settings: Settings) -> dict[str, str]:
         return {file.path: settings.fingerprint(file) for file in self.generate.inputs()}
@@ -102,14 +110,15 @@ class Generated(Step):
     def build(self, context: Context) -> Built:
         asked = _Asked(self.store, self.generate)
         voyage = run(self._explore(context, asked))
+        name = self.name if self.number is None else f"{self.name}-{self.number}"
         strategy = self.generate.voyage.threshold.strategy if voyage.kernel is not None else "none"
         keep = context.settings.dropped
         tables = {
-            "problems": rows.problems(voyage, self.name, strategy),
-            "documents": rows.documents(voyage, self.name, strategy),
-            "dropped": rows.dropped(voyage, self.name, strategy, keep),
+            "problems": rows.problems(voyage, name, strategy),
+            "documents": rows.documents(voyage, name, strategy),
+            "dropped": rows.dropped(voyage, name, strategy, keep),
             "rounds": rows.rounds(voyage),
-            "vectors": rows.vectors(voyage, self.name, self._seeds(context)),
+            "vectors": rows.vectors(voyage, name, self._seeds(context)),
         }
         # by what they hold: a build that is cut short here and then finds more answers kept writes other rows
         content = hash_json([[one.item_id, one.stage, one.reason, one.gain] for one in voyage.decisions])
@@ -137,7 +146,7 @@ class Generated(Step):
         return embedder.embed([text[: self.embed.characters] for text in texts])
 
     async def _explore(self, context: Context, asked: _Asked) -> Voyage:
-        seed = context.settings.seed
+        seed = context.settings.seed if self.number is None else derive(context.settings.seed, "voyage", self.number)
         embedder = embedder_of(context.parents[self.parents[0]], self.embed.model)
         model = None if self._model is None else asked.session(self._model)
         roots, settings = self.generate.explorers(model, seed=seed, embedder=embedder)
@@ -165,6 +174,7 @@ class Generated(Step):
             checkpoint=context.folder / context.prefix / "voyage",
             meter=asked.spending if asked.sessions else None,
             characters=self.embed.characters,
+            known=known_in(context.parents[self.parents[1]]) if len(self.parents) > 1 else (),
         )
         if self.generate.baseline == SUBSET:
             return subset_of(voyage, self.generate.voyage.count)

@@ -1,9 +1,9 @@
 """Key tables of this build and of earlier datasets, read as one.
 
 A deduplicated dataset keeps the tables it was judged from (``reuse``): content hashes (``keys``), MinHash bands
-(``bands``) and whose they are (``rows``). A later build of other inputs names that dataset in ``deduplicate.history``
-and reads them beside its own, range by range, so that a document that was given away once is dropped when it comes
-again. Its texts are not read, and need not be there any more.
+(``bands``), whose they are (``rows``) and which of those rows others stand for (``alike``). A later build of other
+inputs names that dataset in ``deduplicate.history`` and reads them beside its own, range by range, so that a document
+that was given away once is dropped when it comes again. Its texts are not read, and need not be there any more.
 
 Buckets are called ``i/n``, range i of n equal ranges of the key, so tables of different numbers of ranges fit together.
 
@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from penstock.dataset import Manifest, hash_json, read_manifest
 from penstock.errors import ConfigError
@@ -27,7 +29,7 @@ from penstock.reuse import Earlier
 from penstock.storage import Folder
 from penstock.tokenization.packing import hash_range
 
-PASS_OF = {"keys": "keys", "bands": "bands", "rows": "bands"}  # which pass writes a table
+PASS_OF = {"keys": "keys", "bands": "bands", "rows": "bands", "alike": "bands"}  # which pass writes a table
 WHOLE = "0/1"  # the bucket of a table that is not cut into ranges
 
 
@@ -110,7 +112,7 @@ class Index:
     parts: int  # of this build
     old: tuple[tuple[Slices, int], ...] = ()  # each with its number of parts
 
-    @property
+    @cached_property
     def layout(self) -> str:
         """Changes when any of the files do; see ``Slices.layout``."""
         return hash_json([slices.layout for slices, _ in (*self.old, (self.mine, self.parts))])
@@ -132,13 +134,23 @@ class Index:
                 tables.append(_marked(rows, first, old=True))
         return pa.concat_tables(tables) if tables else None
 
+    @property
+    def parts_with_rows(self) -> set[int]:
+        """Numbers of the parts that have rows of a table that is not cut into ranges."""
+        return {first + int(part) for first, slices in self._all() for part in _whole(slices)[:, 0]}
+
     def of_part(self, part: int) -> pa.Table | None:
         """The rows of one part of a table that is not cut into ranges."""
-        for first, slices in ((0, self.mine), *self._numbered()):
-            here = tuple(one for one in slices.slices.get(WHOLE, ()) if one[3] + first == part)
-            if here:
+        for first, slices in self._all():
+            at = _whole(slices)
+            here = at[at[:, 0] + first == part]
+            if len(here):
                 return replace(slices, slices={WHOLE: here}).read(WHOLE)
         return None
+
+    def _all(self) -> Iterator[tuple[int, Slices]]:
+        yield 0, self.mine
+        yield from self._numbered()
 
     def _numbered(self) -> Iterator[tuple[int, Slices]]:
         """Each table of the history with the number of its first part."""
@@ -146,6 +158,11 @@ class Index:
         for slices, parts in self.old:
             yield first, slices
             first += parts
+
+
+def _whole(slices: Slices) -> NDArray[np.int64]:
+    """The pieces of a table that is not cut into ranges."""
+    return slices.slices.get(WHOLE, np.zeros((0, 3), np.int64))
 
 
 def _marked(rows: pa.Table, first: int, *, old: bool) -> pa.Table:

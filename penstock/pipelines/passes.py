@@ -22,18 +22,24 @@ import functools
 import hashlib
 import json
 import uuid
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from penstock import work as rowwork
-from penstock.dataset import Counts, FileEntry, TableEntry, TableWriter, hash_json
+from penstock.checked import sealed, unsealed
+from penstock.dataset import Counts, FileEntry, TableEntry, TableWriter
 from penstock.digest import TableDigest, columns_of
-from penstock.storage import Folder
+from penstock.errors import DatasetError, StorageError
+from penstock.storage import Folder, HashingFile
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class Receipt:
     rows: dict[str, list[int]] = field(default_factory=dict)  # row work -> [rows in, rows out]
     seconds: dict[str, float] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)  # nested counters; those of all splits are summed
-    buckets: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)  # table -> bucket -> row groups
+    # table -> bucket -> row groups of its part, or bytes of one of pieces
+    buckets: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         # by hand: asdict copies every counter, and an increment writes the receipts of all parts
@@ -90,19 +97,82 @@ class Receipt:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Receipt:
+        """The receipt that ``to_json`` gave; its files lie in their folder, whoever wrote it.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: the value is none.
+        """
         parts = {
-            name: Part(FileEntry(**p["file"]), TableDigest(**p["digest"]), dict(p["columns"]))
+            name: Part(FileEntry.from_json(p["file"]), TableDigest(**p["digest"]), dict(p["columns"]))
             for name, p in value["parts"].items()
         }
         return cls(
             value["split"],
             parts,
-            Counts(**value["counts"]),
+            Counts.from_json(value["counts"]),
             value["rows"],
             value["seconds"],
             value["stats"],
             {table: {b: (g[0], g[1]) for b, g in groups.items()} for table, groups in value["buckets"].items()},
         )
+
+
+RECEIPTS_AT_ONCE = 32  # that the driver asks a store for
+PIECES = ".pieces"  # suffix of a part that is no Parquet file: pieces of it are read by their bytes
+
+
+class PieceWriter:
+    """A part whose buckets are Arrow streams of their own, one behind the other: each is read by its bytes alone.
+
+    A reader of a row group fetches the footer of its file first, which lists the row groups of all buckets: a thousand
+    readers of a thousand buckets in a thousand files would move a thousand times more of footers than of rows.
+    """
+
+    def __init__(self, file: HashingFile, schema: pa.Schema) -> None:
+        self._file = file
+        self.schema = schema.remove_metadata()
+        self.digest = TableDigest()
+        self.places: dict[str, tuple[int, int]] = {}
+        self._bucket = ""
+        self._pending: list[pa.RecordBatch] = []
+
+    def write(self, bucket: str, rows: pa.RecordBatch) -> None:
+        """Append rows to a bucket; raises DatasetError when the columns are not those of the file."""
+        if rows.schema.names != self.schema.names:
+            raise DatasetError(
+                f"{self._file.name}: columns {rows.schema.names} do not match the table's {self.schema.names}"
+            )
+        if bucket != self._bucket:
+            self.end_piece()
+            assert bucket not in self.places, f"bucket {bucket} of {self._file.name} was closed"
+            self._bucket = bucket
+        rows = rows.replace_schema_metadata(None).cast(self.schema)
+        self.digest = self.digest.merge(TableDigest.of(rows))
+        self._pending.append(rows)
+
+    def end_piece(self) -> None:
+        """Write the bucket under construction, if it has rows."""
+        if not self._pending:
+            return
+        sink = pa.BufferOutputStream()
+        # combined, so that the bytes depend on the rows alone and not on how they arrived
+        table = pa.Table.from_batches(self._pending, self.schema).combine_chunks()
+        with pa.ipc.new_stream(sink, self.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+            stream.write_table(table)
+        start = self._file.bytes
+        self._file.write(sink.getvalue())
+        self.places[self._bucket] = (start, self._file.bytes)
+        self._pending = []
+
+    def close(self) -> None:
+        self.end_piece()
+        self._file.close()
+
+    def discard(self) -> None:
+        self._file.discard()
+
+    def entry(self, path: str) -> FileEntry:
+        return FileEntry(path, self._file.bytes, self._file.sha256, self.digest.rows)
 
 
 class PartWriter:
@@ -113,6 +183,7 @@ class PartWriter:
         # a name of its own for every attempt: a worker believed dead may still be writing
         self._stem = f"{prefix}/{split.id}.{uuid.uuid4().hex[:8]}"
         self._writers: dict[str, tuple[str, TableWriter]] = {}
+        self._pieces: dict[str, tuple[str, PieceWriter]] = {}
         self.receipt = Receipt(split.id)
 
     def write(self, table: str, batch: pa.RecordBatch, **options: Any) -> None:
@@ -124,8 +195,20 @@ class PartWriter:
             self._writers[table] = (path, TableWriter(self._folder.open_write(path), batch.schema, **options))
         self._writers[table][1].write(batch)
 
+    def piece(self, table: str, bucket: str, rows: pa.RecordBatch) -> None:
+        """Write rows of one bucket of a shuffled table, so that they can be read alone.
+
+        More of the same bucket may follow at once, but not after another bucket's rows.
+        """
+        if rows.num_rows == 0:
+            return
+        if table not in self._pieces:
+            path = f"{self._stem}.{table}{PIECES}"
+            self._pieces[table] = (path, PieceWriter(self._folder.open_write(path), rows.schema))
+        self._pieces[table][1].write(bucket, rows)
+
     def bucket(self, table: str, bucket: str, rows: pa.RecordBatch) -> None:
-        """Write rows of one bucket as row groups of their own, so that they can be read alone.
+        """As ``piece``, in row groups of a table that the dataset has: for few buckets.
 
         More of the same bucket may follow at once, but not after another bucket's rows.
         """
@@ -192,12 +275,18 @@ class PartWriter:
         for table, (path, writer) in self._writers.items():
             writer.close()
             self.receipt.parts[table] = Part(writer.entry(path), writer.digest, columns_of(writer.schema))
-        self._folder.write_json(f"{self._prefix}/{self.receipt.split}.json", self.receipt.to_json())
+        for table, (path, pieces) in self._pieces.items():
+            pieces.close()
+            self.receipt.parts[table] = Part(pieces.entry(path), pieces.digest, columns_of(pieces.schema))
+            self.receipt.buckets[table] = pieces.places
+        self._folder.write_json(f"{self._prefix}/{self.receipt.split}.json", sealed(self.receipt.to_json()))
         return self.receipt
 
     def discard(self) -> None:
         for _, writer in self._writers.values():
             writer.discard()
+        for _, pieces in self._pieces.values():
+            pieces.discard()
 
 
 Work = Callable[[Split, PartWriter], None]
@@ -246,15 +335,31 @@ class Engine(Protocol):
 
 
 def read_receipts(job: Pass, splits: Sequence[Split]) -> dict[str, Receipt]:
-    """Receipts that are there, with parts of the size they name, by split id."""
+    """Receipts that are there and whole, with parts of the size they name, by split id."""
     sizes = {f"{job.prefix}/{name}": size for name, size in (job.folder / job.prefix).sizes().items()}
+    found: dict[str, Receipt] = {}
+    there = [split for split in splits if f"{job.prefix}/{split.id}.json" in sizes]
+    for split, receipt in zip(there, _receipts_of(job, there), strict=True):
+        if receipt is not None and all(sizes.get(p.file.path) == p.file.bytes for p in receipt.parts.values()):
+            found[split.id] = receipt
+    return found
+
+
+def _receipts_of(job: Pass, splits: Sequence[Split]) -> list[Receipt | None]:
+    read = functools.partial(_whole_receipt, job.folder)
     names = [f"{job.prefix}/{split.id}.json" for split in splits]
-    receipts = [Receipt.from_json(job.folder.read_json(name)) for name in names if name in sizes]
-    return {
-        receipt.split: receipt
-        for receipt in receipts
-        if all(sizes.get(part.file.path) == part.file.bytes for part in receipt.parts.values())
-    }
+    if job.folder.is_local:
+        return [read(name) for name in names]
+    with ThreadPoolExecutor(RECEIPTS_AT_ONCE) as pool:  # a store answers late, but many at once
+        return list(pool.map(read, names))
+
+
+def _whole_receipt(folder: Folder, name: str) -> Receipt | None:
+    """A receipt; None for a damaged one, whose split counts as not done."""
+    try:
+        return Receipt.from_json(unsealed(folder.read_json(name)))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def run_pass(
@@ -286,6 +391,12 @@ def run_pass(
         give_back_memory()  # what the steps before left in this process
         engine.map(job, todo, advance)
         have |= read_receipts(job, todo)
+        lost = [split.id for split in todo if split.id not in have]
+        if lost:
+            raise StorageError(
+                f"{job.folder.join(job.prefix)}: {len(lost):,} parts are not as they were written a moment ago, first "
+                f"{lost[0]}; look after the disk or the store, then run again to resume"
+            )
     return [have[s.id] for s in splits]
 
 
@@ -298,25 +409,38 @@ def add_numbers(into: dict[str, Any], more: dict[str, Any]) -> None:
             into[name] = into.get(name, 0) + value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices:
-    """Where the rows of every bucket of a shuffled table lie: a file, a range of row groups and the split's place."""
+    """Where the rows of every bucket of a shuffled table lie.
+
+    Args:
+        slices: by bucket, (pieces, 3) int64: the place of the split that wrote them, and a range of its file, of bytes
+            in a file of pieces and of row groups in a Parquet file.
+        files: by the place of the split, empty for one that wrote none.
+
+    Price: 24 bytes a piece. All workers hold it, and pieces are as many as splits times buckets.
+    """
 
     folder: Folder
-    slices: dict[str, tuple[tuple[str, int, int, int], ...]]
+    slices: dict[str, NDArray[np.int64]]
+    files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, folder: Folder, receipts: Sequence[Receipt], table: str) -> Slices:
-        found: dict[str, list[tuple[str, int, int, int]]] = {}
-        for part, receipt in enumerate(receipts):
+        found: dict[str, array[int]] = {}
+        for place, receipt in enumerate(receipts):
             for bucket, (first, last) in receipt.buckets.get(table, {}).items():
-                found.setdefault(bucket, []).append((receipt.parts[table].file.path, first, last, part))
-        return cls(folder, {bucket: tuple(where) for bucket, where in found.items()})
+                found.setdefault(bucket, array("q")).extend((place, first, last))
+        files = tuple(receipt.parts[table].file.path if table in receipt.parts else "" for receipt in receipts)
+        return cls(folder, {b: np.array(at, np.int64).reshape(-1, 3) for b, at in found.items()}, files)
 
-    @property
+    @functools.cached_property
     def layout(self) -> str:
         """Changes when the files do: a split that reads buckets carries it, so that its receipt is never stale."""
-        return hash_json(self.slices)
+        digest = hashlib.blake2b(json.dumps(self.files).encode(), digest_size=16)
+        for bucket, at in sorted(self.slices.items()):
+            digest.update(f"{len(bucket)}:{bucket}:{len(at)}:".encode() + at.tobytes())
+        return digest.hexdigest()
 
     def read(self, bucket: str, *, numbered: bool = False) -> pa.Table | None:
         """All rows of a bucket, in the order of the splits that wrote them; None when there are none.
@@ -326,13 +450,20 @@ class Slices:
                 take over do not hold it themselves, since it changes when parts come and go before theirs.
         """
         tables = []
-        for path, first, last, part in self.slices.get(bucket, ()):
-            with self.folder.open_read(path) as file, pq.ParquetFile(file) as parquet:
-                rows = parquet.read_row_groups(list(range(first, last)), use_threads=False)
+        for part, first, last in self.slices[bucket].tolist() if bucket in self.slices else ():
+            rows = self._read(self.files[part], first, last)
             if numbered:
                 rows = rows.append_column("part", pa.repeat(pa.scalar(part, pa.int32()), rows.num_rows))
             tables.append(rows)
         return pa.concat_tables(tables) if tables else None
+
+    def _read(self, path: str, first: int, last: int) -> pa.Table:
+        if path.endswith(PIECES):
+            alone = pa.ipc.IpcReadOptions(use_threads=False)
+            with pa.ipc.open_stream(self.folder.read_range(path, first, last), options=alone) as stream:
+                return stream.read_all()
+        with self.folder.open_read(path) as file, pq.ParquetFile(file) as parquet:
+            return parquet.read_row_groups(list(range(first, last)), use_threads=False)
 
 
 def merge_parts(receipts: Sequence[Receipt], table: str) -> TableEntry | None:

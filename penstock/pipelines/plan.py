@@ -23,6 +23,7 @@ from penstock.pipelines.criteria import PerplexityStep, TrainedQuality
 from penstock.pipelines.decontaminate import BenchmarkFiles, Benchmarks, Decontaminated
 from penstock.pipelines.deduplicate import Deduplicated
 from penstock.pipelines.documents import Documents, Scored
+from penstock.pipelines.domains import check_targets
 from penstock.pipelines.embed import Embedded, EmbedderStep
 from penstock.pipelines.fit import ByteTokenizer, QualityStep, Tokenizer
 from penstock.pipelines.group import Grouped, Groups
@@ -348,6 +349,7 @@ def plan(recipe: Recipe) -> list[Step]:
     """
     steps = all_steps(recipe)
     check_guarded(steps, recipe.max_dropped)
+    check_targets(recipe, sources_of(recipe), () if recipe.generate is None else (MADE,))
     return steps
 
 

@@ -79,7 +79,7 @@ class Shuffle:
             table = here.select(list(self.carried)).take(pa.array(order[chosen]))
             table = table.append_column("key", pa.array(keys[chosen])).combine_chunks()
             for batch in table.to_batches():
-                out.bucket("tokens", f"{name}/{number[name][domain]}/{bucket}", batch)
+                out.piece("tokens", f"{name}/{number[name][domain]}/{bucket}", batch)
 
 
 @dataclass(frozen=True)

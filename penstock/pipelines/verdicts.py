@@ -34,10 +34,10 @@ def rows_by_bucket(
     edges = np.flatnonzero(np.diff(number, prepend=-1, append=-1))
     for first, last in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         for batch in rows.slice(first, last - first).to_batches():
-            out.bucket(table, name(int(number[first])), batch)
+            out.piece(table, name(int(number[first])), batch)
 
 
-def write_verdicts(out: PartWriter, verdicts: pa.Table) -> None:
+def write_verdicts(out: PartWriter, verdicts: pa.Table, table: str = "verdicts") -> None:
     """Write verdicts by the part they apply to, and count a digest of each part's into the statistics.
 
     Args:
@@ -47,8 +47,8 @@ def write_verdicts(out: PartWriter, verdicts: pa.Table) -> None:
     order = np.lexsort((verdicts["row"].to_numpy(), part))
     rows = verdicts.drop_columns(["part"]).take(pa.array(order))
     part = part[order]
-    rows_by_bucket(out, "verdicts", part, rows, str)
-    count_digests(out, "verdicts", part, rows)
+    rows_by_bucket(out, table, part, rows, str)
+    count_digests(out, table, part, rows)
 
 
 def count_digests(out: PartWriter, name: str, part: NDArray[Any], rows: pa.Table) -> None:

@@ -94,7 +94,7 @@ def shown_steps(recipe: Recipe, root: Folder) -> tuple[list[Step], list[str]]:
 def _stamp(root: Folder) -> str | None:
     try:
         value = root.read_json(".report.json")["stamp"]
-    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
         return None
     return str(value)
 

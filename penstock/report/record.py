@@ -34,6 +34,8 @@ from penstock.report.record_policy import AnswerSample as AnswerSample
 from penstock.report.record_policy import PassRecord as PassRecord
 from penstock.report.record_policy import PolicyRecord as PolicyRecord
 from penstock.report.record_policy import TransformReward as TransformReward
+from penstock.report.record_refresh import CoverageRow as CoverageRow
+from penstock.report.record_refresh import RefreshRecord as RefreshRecord
 from penstock.report.record_selection import Candidate as Candidate
 from penstock.report.record_selection import CriterionChoice as CriterionChoice
 from penstock.report.record_selection import EdgeDocument as EdgeDocument
@@ -435,6 +437,7 @@ class RunRecord:
     beside: tuple[TrainingRecord, ...] = ()  # trained beside the first round's
     policy: PolicyRecord | None = None
     changes: tuple[RoundChange, ...] = ()  # round 1 to 2, 2 to 3, …
+    refresh: RefreshRecord | None = None  # of a folder of rounds; the rest is of its last one
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:

@@ -225,7 +225,14 @@ def _groups(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[A
 
 def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Name and SVG of every chart that has something to show."""
-    from penstock.report import charts, charts_generation, charts_policy, charts_selection, charts_training
+    from penstock.report import (
+        charts,
+        charts_generation,
+        charts_policy,
+        charts_refresh,
+        charts_selection,
+        charts_training,
+    )
 
     if record.made is not None:
         if any(voyage.rounds for voyage in record.made.voyages):
@@ -274,6 +281,9 @@ def _charts(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "zero-gradient", charts_policy.zero_gradient(policy)
     if policy is not None and policy.passes:
         yield "pass-at-k", charts_policy.pass_at_k(policy)
+    refresh = record.refresh
+    if refresh is not None and _any_finite([[of.difference for one in refresh.rounds for of in one.losses]]):
+        yield "differences", charts_refresh.differences(refresh)
     for i, change in enumerate(record.changes):
         if change.domains:
             yield f"shares-{i}", charts.round_shares(change)

@@ -246,6 +246,7 @@ class EnvironmentSource:
 
     def _scan(self, root: str, name: str) -> Iterator[_Found]:
         folders = [(root, name)]
+        modules: list[tuple[str, int, int]] = []
         while folders:
             folder, path = folders.pop()
             try:
@@ -253,27 +254,32 @@ class EnvironmentSource:
             except OSError as error:
                 raise unreadable(folder, error) from error
             for entry in entries:
+                inside = f"{path}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     if entry.name not in _SKIPPED_FOLDERS and not entry.name.startswith("."):
-                        folders.append((entry.path, f"{path}/{entry.name}"))
+                        folders.append((entry.path, inside))
                 elif entry.is_file(follow_symlinks=False) and entry.name.isprintable():
-                    yield from self._classify(entry, f"{path}/{entry.name}")
+                    kind = kind_of(inside)
+                    if kind is None:
+                        continue
+                    info = entry.stat(follow_symlinks=False)
+                    if not 0 < info.st_size <= self.max_file_bytes:
+                        continue
+                    if kind == "module":
+                        modules.append((inside, info.st_size, info.st_mtime_ns))
+                    else:
+                        yield _Found(kind, inside, info.st_size, info.st_size, info.st_mtime_ns)
+        yield from self._views(modules)
 
-    def _classify(self, entry: os.DirEntry[str], path: str) -> Iterator[_Found]:
-        kind = kind_of(path)
-        if kind is None:
-            return
-        info = entry.stat(follow_symlinks=False)
-        if not 0 < info.st_size <= self.max_file_bytes:
-            return
-        size, stamp = info.st_size, info.st_mtime_ns
-        if kind != "module":
-            yield _Found(kind, path, size, size, stamp)
-        elif seeding.coins(seeding.hash_ids([path]), self.seed, "environment", "view")[0] < 0.5:
-            yield _Found("source", path, size, size, stamp)
-        else:
-            yield _Found("documentation", path, size, min(size, _MODULE_DOCSTRING_BYTES), stamp)
-            yield _Found("api_docstrings", path, size, max(1, int(size * _API_SHARE)), stamp)
+    def _views(self, modules: list[tuple[str, int, int]]) -> Iterator[_Found]:
+        """What the modules of a root are taken as; one call draws all coins, as one call each took most of a scan."""
+        coins = seeding.coins(seeding.hash_ids(path for path, _, _ in modules), self.seed, "environment", "view")
+        for (path, size, stamp), coin in zip(modules, coins.tolist(), strict=True):
+            if coin < 0.5:
+                yield _Found("source", path, size, size, stamp)
+            else:
+                yield _Found("documentation", path, size, min(size, _MODULE_DOCSTRING_BYTES), stamp)
+                yield _Found("api_docstrings", path, size, max(1, int(size * _API_SHARE)), stamp)
 
 
 def kind_of(path: str) -> str | None:

@@ -228,6 +228,18 @@ def clean(folder: Path, keep: int) -> None:
             _remove(path)
 
 
+def latest_digest(folder: Path) -> str:
+    """SHA-256 of the manifest of the newest checkpoint, which holds those of its files.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    found = complete(folder)
+    if not found:
+        raise DatasetError(f"{folder}: no checkpoint to go on from; give the folder of a finished run's checkpoints")
+    return _sha256(found[-1] / _MANIFEST)
+
+
 def load_latest(folder: Path, *, ranks: Ranks | None = None) -> Checkpoint | None:
     """The newest checkpoint, or None when there is none.
 
@@ -241,21 +253,41 @@ def load_latest(folder: Path, *, ranks: Ranks | None = None) -> Checkpoint | Non
     if not found:
         return None
     path, ranks = found[-1], ranks or Ranks()
-    manifest = json.loads((path / _MANIFEST).read_text())
-    for name, said in list(manifest["files"].items())[ranks.rank :: ranks.world_size]:
+    step, files = _read_manifest(path)
+    for name, (size, sha256) in list(files.items())[ranks.rank :: ranks.world_size]:
         file = path / name
-        if not file.exists() or file.stat().st_size != said["bytes"] or _sha256(file) != said["sha256"]:
+        if not file.exists() or file.stat().st_size != size or _sha256(file) != sha256:
             raise DatasetError(
-                f"{file} is not what its manifest says ({said['bytes']} bytes, sha256 {said['sha256'][:12]}…); "
+                f"{file} is not what its manifest says ({size} bytes, sha256 {sha256[:12]}…); "
                 f"remove {path} to resume from the checkpoint before it"
             )
     return Checkpoint(
         path=path,
-        step=int(manifest["step"]),
-        model=Tensors([path / name for name in manifest["files"] if name.startswith("model")]),
-        training=Tensors([path / name for name in manifest["files"] if name.startswith("training")]),
+        step=step,
+        model=Tensors([path / name for name in files if name.startswith("model")]),
+        training=Tensors([path / name for name in files if name.startswith("training")]),
         state=json.loads((path / "state.json").read_text()),
     )
+
+
+def _read_manifest(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
+    """Step of a checkpoint, and bytes and sha256 of its files by name.
+
+    Raises:
+        DatasetError: the manifest is damaged.
+    """
+    try:
+        manifest = Folder(str(path)).read_json(_MANIFEST)
+        files = {name: (int(said["bytes"]), str(said["sha256"])) for name, said in manifest["files"].items()}
+        step = int(manifest["step"])
+        kinds = {re.split(r"[-.]", name)[0] for name in files}
+        if path.name != f"step-{step:08d}" or kinds != {"model", "training", "state"} or any("/" in n for n in files):
+            raise ValueError(f"it names step {step} and {', '.join(files)}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise DatasetError(
+            f"{path / _MANIFEST}: damaged ({error}); remove {path} to resume from the checkpoint before it"
+        ) from error
+    return step, files
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | Piece]) -> None:

@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args
 from penstock.errors import ConfigError
 from penstock.training.mixing.base import Signal
 from penstock.training.mixing.config import PolicyConfig, policy_of
-from penstock.training.mixture import OnExhausted
+from penstock.training.mixture_entries import OnExhausted
 from penstock.training.weighting import WeightingConfig
 
 # fields of TrainConfig that say how a run is watched, kept and on what it runs: a run goes on when they change
 RUNNING = (
-    "activation_checkpointing", "async_checkpoints", "compile", "device", "keep_checkpoints", "loss_chunk", "parallel",
-    "peak_tflops", "prefetch", "processes", "rank_timeout", "tensorboard", "threads",
+    "activation_checkpointing", "async_checkpoints", "cache_gb", "compile", "device", "keep_checkpoints", "loss_chunk",
+    "parallel", "peak_tflops", "prefetch", "processes", "rank_timeout", "tensorboard", "threads",
 )  # fmt: skip
 
 
@@ -115,6 +115,7 @@ class TrainConfig:
     activation_checkpointing: bool = False  # keep each layer's input and compute the rest again for the gradient
     loss_chunk: int | None = None  # predicted tokens whose logits are in memory at a time; None is all of a micro-batch
     prefetch: int = 2  # batches read ahead in a thread; 0 reads each when it is needed
+    cache_gb: float = 20.0  # GiB on the local disk for tokens of sequences that lie in a store
     async_checkpoints: bool = False  # write them in a thread while training goes on; holds one copy in memory
     tensorboard: bool = True
     peak_tflops: float | None = None  # of one device in this precision, for the MFU; None knows some GPUs
@@ -128,7 +129,7 @@ class TrainConfig:
         for name in ("micro_batch_size", "threads", "loss_chunk", "group_rows"):
             if getattr(self, name) is not None:
                 _require_count(self, 1, name)
-        for name in ("learning_rate", "epsilon", "clip_norm", "temperature", "rank_timeout"):
+        for name in ("learning_rate", "epsilon", "clip_norm", "temperature", "rank_timeout", "cache_gb"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number > 0")
         for name in ("max_gradient_norm", "spike_z", "peak_tflops"):
@@ -193,6 +194,9 @@ class TrainData:
     vocab_size: int
     pad_id: int | None = None
     eos_id: int | None = None
+    # folder of checkpoints of an earlier run on other data, to go on from the last one: its weights, the optimiser's
+    # moments, its steps and its mixture log, in which this data replaces the older
+    before: str | Path | None = None
 
     def __post_init__(self) -> None:
         _require_count(self, 1, "vocab_size")

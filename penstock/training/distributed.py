@@ -140,7 +140,8 @@ def join(*, timeout: float) -> Iterator[Ranks]:
             dist.init_process_group(backend, timeout=limit)
     world_size = dist.get_world_size()
     groups = [dist.new_group(backend="gloo", timeout=limit) if world_size > 1 else None for _ in range(2)]
-    yield Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")), *groups)
+    with _named("go on", only_lost=True):  # DDP and FSDP2 tell of lost ranks in the backend's words
+        yield Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")), *groups)
     if ours:
         dist.destroy_process_group()
 
@@ -183,11 +184,17 @@ def lost_ranks(error: BaseException) -> bool:
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Say in penstock's words that the others are gone; the backend's own message follows."""
+def _named(what: str, *, only_lost: bool = False) -> Iterator[None]:
+    """Say in penstock's words that the others are gone; the backend's own message follows.
+
+    Args:
+        only_lost: other errors may be raised here, and pass.
+    """
     try:
         yield
     except RuntimeError as error:
+        if only_lost and not lost_ranks(error):
+            raise
         rank = os.environ.get("RANK", "0")
         raise LostRanksError(
             f"rank {rank} could not {what}: {str(error).splitlines()[0]}. Another process ended or hangs; its own "

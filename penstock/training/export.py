@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.errors import DatasetError, InputError
 from penstock.storage import storage_errors
+from penstock.training import checkpoint
 from penstock.training.config import RUNNING, TrainConfig, TrainData
 from penstock.training.model import without_progress_bars
 from penstock.training.sequences import SequenceStore
@@ -64,6 +65,8 @@ def run_identity(
         except OSError as error:
             raise InputError(f"{data.tokenizer_file}: cannot be read ({error}); give the tokenizer.json") from error
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in RUNNING}
+    if data.before is not None:
+        values["before"] = checkpoint.latest_digest(Path(data.before))
     for part in ("model", "policy", "weighting"):
         values |= {f"{part}.{name}": value for name, value in (values.pop(part) or {}).items()}
     values |= {
@@ -77,6 +80,19 @@ def run_identity(
         "validation_rows": dict(zip(held_out.domains, held_out.rows, strict=True)) if held_out else {},
     }
     return dict(json.loads(json.dumps(values)))
+
+
+# what two runs must have in common for one to go on from the other's weights, moments and steps
+_CARRIED = ("batch_size", "vocab_size", "pad_id", "eos_id", "tokenizer", "sequence_length")
+
+
+def check_follows(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on from the checkpoint at ``path`` with another model or tokenizer; DatasetError names which."""
+    names = [*_CARRIED, *(name for name in {**saved, **now} if name.startswith(("model.", "weighting.")))]
+    different = [name for name in names if saved.get(name) != now.get(name)]
+    if different:
+        text = "; ".join(f"{name} {saved.get(name)!r} there, {now.get(name)!r} now" for name in different)
+        raise DatasetError(f"{path}: this run cannot go on from it: {text}. Leave these as they were, or start anew")
 
 
 def check_identity(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

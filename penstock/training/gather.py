@@ -2,6 +2,7 @@
 
 To find a row is arithmetic on arrays and costs the same for one as for a thousand, so a plan does it for a window of
 the training order; a batch then is a slice of the plan and one loop of ``memcpy``, which holds no interpreter lock.
+Tokens that lie in an object store are fetched when their slice is read (``remote``).
 
 Price: a plan holds 40 bytes a row and 8 bytes a segment; a batch costs the copy of its tokens and a few microseconds.
 """
@@ -16,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from penstock.training.remote import RemoteRows, locate
+
 Ints = NDArray[np.int64]
 Addresses = NDArray[np.uint64]
 
@@ -24,10 +27,12 @@ Addresses = NDArray[np.uint64]
 class Chunk:
     """One record batch of a file."""
 
-    tokens: NDArray[Any]  # (rows, L) view of the mapped file
+    tokens: NDArray[Any]  # (rows, L) view of the mapped file; of no meaning where they are remote
     lengths: pa.ListArray
     docs: pa.ListArray
     mask: pa.ListArray | None  # learned runs of each row, null is all of it; None where that holds for every row
+    place: int  # of the tokens' first byte in the file
+    remote: RemoteRows | None = None  # what reads them where the file is in a store
 
 
 class ChunkTable:
@@ -46,6 +51,7 @@ class ChunkTable:
         self.offsets = _addresses([_address(chunk.lengths, 1, chunk.lengths.offset) for chunk in chunks])
         self.values = _addresses([_address(chunk.lengths, 3, chunk.lengths.values.offset) for chunk in chunks])
         self.has_masks = any(chunk.mask is not None for chunk in chunks)
+        self.remotes = {at: chunk.remote for at, chunk in enumerate(chunks) if chunk.remote is not None}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # addresses mean nothing to another process
@@ -81,21 +87,30 @@ class RowPlan:
 
     def tokens(self, begin: int, stop: int) -> NDArray[Any]:
         """Tokens of rows ``begin`` to ``stop`` of the plan: (stop - begin, L), in the widest type of the store."""
-        table = self._table
+        table, addresses = self._table, self._addresses[begin:stop]
         out = np.empty((stop - begin, table.length), dtype=table.kind)
-        if not table.widens:
-            self._copy(self._addresses[begin:stop], out)
+        if not table.remotes:
+            self._copy_rows(begin, stop, addresses, out)
             return out
+        addresses, held = locate(table.remotes, self._chunk[begin:stop], self._local[begin:stop], addresses)
+        self._copy_rows(begin, stop, addresses, out)
+        del held  # until here: it is what the addresses point into
+        return out
+
+    def _copy_rows(self, begin: int, stop: int, addresses: Addresses, out: NDArray[Any]) -> None:
+        table = self._table
+        if not table.widens:
+            self._copy(addresses, out)
+            return
         from penstock.training._row_kernels import widen_rows
 
         narrow = table.row_bytes[self._chunk[begin:stop]] < table.length * table.kind.itemsize
         places = np.flatnonzero(narrow)
-        widen_rows(self._addresses[begin:stop][narrow], places, out)
+        widen_rows(addresses[narrow], places, out)
         places = np.flatnonzero(~narrow)
         wide = np.empty((len(places), table.length), dtype=table.kind)
-        self._copy(self._addresses[begin:stop][~narrow], wide)
+        self._copy(addresses[~narrow], wide)
         out[places] = wide
-        return out
 
     def segment_counts(self, begin: int, stop: int) -> Ints:
         """Segments of each of these rows: (stop - begin,)."""

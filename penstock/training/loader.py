@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from penstock.errors import ConfigError, DatasetError
 from penstock.training.batch import Batch
-from penstock.training.mixture import Entry, MixtureLog, OnExhausted
+from penstock.training.mixture import MixtureLog
+from penstock.training.mixture_entries import Entry, OnExhausted
 from penstock.training.prefetch import ahead, pinned, require_pinning
 from penstock.training.reader import OrderReader
 from penstock.training.shares import Caps, Weights, domain_weights, row_limits, sequence_quotas, vector_weights
@@ -395,17 +396,21 @@ class MixtureLoader:
         self.log, self.consumed, self._observed = log, consumed, observed
         self._reader.use(log, found, forget=True)
 
-    def follow(self, state: Mapping[str, Any]) -> int:
+    def follow(self, state: Mapping[str, Any], *, narrow: bool = False) -> int:
         """Continue a run on other data: a replacement entry at the sequence where the state stands.
 
         This loader's data and mixture take over from there; entries of the old data that were still to come are
         dropped. The old data is not needed. For a run that goes on with both, see ``replace``.
 
+        Args:
+            narrow: number the domains as this loader's data does, without those that only the old data had: for a run
+                whose records begin anew. Otherwise a name keeps its index.
+
         Returns:
             Number of the mixture version.
         """
         log, consumed, observed = self._read_state(state)
-        own = self.log.entries[-1]
+        own, domains = self.log.entries[-1], self.log.domains
         dataset, store = self.log.dataset(own.generation), self._reader.store(own.generation)
         past = log.until(consumed)
         self.log = past.replace(
@@ -419,6 +424,8 @@ class MixtureLoader:
             fingerprint=dataset.fingerprint,
             group_rows=dataset.group_rows,
         ).trimmed(consumed)
+        if narrow:
+            self.log = self.log.narrowed(domains)
         self.consumed, self._observed = consumed, observed
         self._reader.use(self.log, {self.log.entries[-1].generation: store}, forget=True)
         return self.newest_version
@@ -427,7 +434,7 @@ class MixtureLoader:
         try:
             consumed, observed = int(state["consumed"]), int(state["observed"])
             log = MixtureLog.from_json(state["log"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"loader state: {error!r}; it was damaged or saved by another version") from error
         if consumed % self.batch_size:
             raise ConfigError(

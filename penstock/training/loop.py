@@ -20,12 +20,17 @@ writes the same metrics, signals and weights, byte for byte, as one left alone. 
 promise that; there the data order is exact and the losses agree closely. Another number of processes changes the
 order of sums and nothing else.
 
+With ``data.before`` a run goes on from the last checkpoint of another on other data: weights, moments, steps and random
+generators go on, the mixture log gets a replacement entry, the learning rate rises and falls anew, and a policy begins
+anew. Records hold the steps of this run alone.
+
 Price: weights, gradients and two moments in float32 (16 bytes a parameter), activations of one micro-batch, a
 synchronisation with the device once a step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
@@ -40,7 +45,7 @@ from penstock.training.checkpoint import CheckpointWriter
 from penstock.training.config import ModelConfig, TrainConfig, TrainData, TrainResult
 from penstock.training.distributed import Ranks, device_of, join, share
 from penstock.training.evaluation import evaluate, first_rows, held_out_sums, means_by_domain
-from penstock.training.export import check_identity, export_model, run_identity
+from penstock.training.export import check_follows, check_identity, export_model, run_identity
 from penstock.training.loader import Batch, MixtureLoader
 from penstock.training.metrics import StepProgress
 from penstock.training.model import build_model
@@ -66,6 +71,7 @@ def train(config: TrainConfig, data: TrainData, out: str | Path, *, progress: bo
     with ``config.processes`` above 1 it starts them itself.
 
     Args:
+        data: with ``before``, ``config.steps`` more steps from there.
         out: a folder that belongs to this run, on a disk that all its processes share.
         progress: draw a progress bar on the terminal.
 
@@ -85,8 +91,8 @@ def train(config: TrainConfig, data: TrainData, out: str | Path, *, progress: bo
         ranks = stack.enter_context(join(timeout=config.rank_timeout))
         run = _Run(config, data, folder, stack, ranks)
         resumed_from = run.step
-        bar = stack.enter_context(StepProgress(config.steps, resumed_from, shown=progress and ranks.first))
-        while run.step < config.steps:
+        bar = stack.enter_context(StepProgress(run.last, resumed_from, shown=progress and ranks.first))
+        while run.step < run.last:
             loss, tokens = run.advance()
             bar.update(run.step, loss, tokens)
         run.writer.wait()
@@ -102,8 +108,12 @@ class _Run:
         share(config.batch_size, ranks)
         self.device = device_of(config.device, ranks)
         stack.enter_context(_global_state_of_torch(config.threads, self.device))
-        self.store, self.held_out = open_stores(data, folder / "cache")
-        policy = Policy.of(config)
+        self.store, self.held_out = open_stores(data, folder / "cache", config)
+        self.before = _before(data, ranks)
+        self.begins = 0 if self.before is None else self.before.step
+        self.last = self.begins + config.steps
+        whole = dataclasses.replace(config, steps=self.last)  # as policies count steps
+        policy = Policy.of(whole)
         self.loader = MixtureLoader(
             self.store,
             config.mixture if policy is None else policy.starting_weights(self.store, config),
@@ -117,6 +127,8 @@ class _Run:
             group_rows=config.group_rows,
             lag=config.prefetch if config.policy is None else config.policy.lag,
         )
+        if self.before is not None:
+            self.loader.follow(self.before.state["loader"], narrow=True)
         self.spread = Spread(
             self._fresh_model(),
             ranks=ranks,
@@ -141,7 +153,7 @@ class _Run:
         self.mixer, self.target = None, None
         if policy is not None:
             self.mixer, self.target = open_mixer(
-                policy, config, self.loader, self.spread, self.held_out, bfloat16=self.bfloat16
+                policy, whole, self.loader, self.spread, self.held_out, bfloat16=self.bfloat16
             )
         self.flops = flops_per_token(self.model, self.store.length)
         self.peak = peak_flops(self.device, bfloat16=self.bfloat16, peak_tflops=config.peak_tflops)
@@ -161,11 +173,12 @@ class _Run:
             every=config.signals_every,
             rank=ranks.rank,
             world_size=ranks.world_size,
+            begins=self.begins,
         )
-        self.records = Records(folder, ranks, tensorboard=config.tensorboard)
+        self.records = Records(folder, ranks, tensorboard=config.tensorboard, begins=self.begins)
         self._resume(stack)
         batches = self.loader.stream(
-            config.steps - self.step,
+            self.last - self.step,
             ranks.rank,
             ranks.world_size,
             prefetch=config.prefetch,
@@ -186,7 +199,7 @@ class _Run:
     def advance(self) -> tuple[float, int]:
         """One optimiser step with all its records; returns the loss and the tokens it is a mean of."""
         began = time.perf_counter()
-        step, rate = self.step + 1, self.config.learning_rate_at(self.step)
+        step, rate = self.step + 1, self.config.learning_rate_at(self.step - self.begins)
         in_force = self.loader.weights
         batch = next(self.batches)  # counts as consumed
         waited = time.perf_counter() - began
@@ -213,7 +226,7 @@ class _Run:
         if self.mixer is not None:
             record["mixture"] = dict(zip(self.loader.domains, map(float, in_force), strict=True))
         timing = self._timing(step, time.perf_counter() - began, waited, outcome)
-        last = step == self.config.steps
+        last = step == self.last
         if self.held_out is not None and (last or step % self.config.eval_every == 0):
             self._validate(record)
         self._steer(step)
@@ -319,24 +332,28 @@ class _Run:
         if saved is not None:
             check_identity(saved.path, saved.state["identity"], self.identity)
             self.loader.load_state_dict(saved.state["loader"])
-            snapshot.load_weights(self.model, saved.model, self.ranks)
-            snapshot.load_moments(self.model, self.update.optimizer, saved.training, self.ranks)
-            snapshot.load_generators(saved.training, self.device, self.ranks, seed=self.config.seed, step=saved.step)
-            self.update.guard.load_state_dict(saved.state["guard"])
-            self.update.weighter.load_state_dict(saved.state["weighter"])
             if self.mixer is not None:
                 self.mixer.load_state_dict(saved.state["mixer"])
-            self.step, self.tokens = saved.step, int(saved.state["tokens"])
             self.validation, self.target_loss = dict(saved.state["validation"]), saved.state["target_loss"]
-        self.signals.restore(self.step, saved.state["signals"] if saved else None)
+        elif self.before is not None:
+            check_follows(self.before.path, self.before.state["identity"], self.identity)
+        state = saved or self.before
+        if state is not None:
+            snapshot.load_weights(self.model, state.model, self.ranks)
+            snapshot.load_moments(self.model, self.update.optimizer, state.training, self.ranks)
+            snapshot.load_generators(state.training, self.device, self.ranks, seed=self.config.seed, step=state.step)
+            self.update.guard.load_state_dict(state.state["guard"])
+            self.update.weighter.load_state_dict(state.state["weighter"])
+            self.step, self.tokens = state.step, int(state.state["tokens"])
+        self.signals.restore(self.step, state.state["signals"] if state else None)
         self.records.open(self.step, stack)
-        if self.step == 0:
+        if self.step == self.begins:
             weights = self.loader.weights
-            # the first entry replaces nothing: old and new are equal
+            # the first entry replaces no other of this run: old and new are equal
             self.records.policy(
-                step=0,
-                effective_from=0,
-                version=0,
+                step=self.step,
+                effective_from=self.loader.consumed,
+                version=self.loader.newest_version,
                 name="static" if self.mixer is None else self.mixer.policy.name,
                 domains=self.loader.domains,
                 old=weights,
@@ -383,10 +400,22 @@ class _Run:
         )
 
 
-def open_stores(data: TrainData, cache: Path) -> tuple[SequenceStore, SequenceStore | None]:
+def _before(data: TrainData, ranks: Ranks) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from with other data; DatasetError when there is none where one is named."""
+    if data.before is None:
+        return None
+    folder = Path(data.before)
+    checkpoint.latest_digest(folder)
+    return checkpoint.load_latest(folder, ranks=ranks)
+
+
+def open_stores(data: TrainData, cache: Path, config: TrainConfig) -> tuple[SequenceStore, SequenceStore | None]:
     """Training sequences and validation sequences, which may be none; DatasetError when their lengths differ."""
-    store = SequenceStore.open(data.train, cache=cache)
-    held_out = SequenceStore.open(data.validation, cache=cache) if any(data.validation.values()) else None
+    limit = int(config.cache_gb * (1 << 30))
+    store = SequenceStore.open(data.train, cache=cache, cache_bytes=limit, group_rows=config.group_rows)
+    held_out = None
+    if any(data.validation.values()):
+        held_out = SequenceStore.open(data.validation, cache=cache, cache_bytes=limit)
     if held_out is not None and held_out.length != store.length:
         raise DatasetError(
             f"validation sequences have {held_out.length} tokens, training sequences {store.length}; "

@@ -17,22 +17,22 @@ from penstock.storage import storage_errors
 
 
 class JsonLines:
-    """One JSON object per step, in step order, each with a ``step`` counted from 1."""
+    """One JSON object per step, in step order, each with a ``step`` counted from ``begins`` + 1."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, begins: int = 0) -> None:
+        self.path, self.begins = path, begins
         self._file: IO[str] | None = None
 
     def open(self, step: int) -> None:
         """Drop the lines of steps after ``step``, a torn last line among them, and append from here on.
 
         Raises:
-            DatasetError: a line of steps 1 to ``step`` is missing.
+            DatasetError: a line of the steps up to ``step`` is missing.
         """
         kept = [record for record in self.read() if record["step"] <= step]
-        if [record["step"] for record in kept] != list(range(1, step + 1)):
+        if [record["step"] for record in kept] != list(range(self.begins + 1, step + 1)):
             raise DatasetError(
-                f"{self.path}: holds {len(kept)} of the {step} steps before the checkpoint; "
+                f"{self.path}: holds {len(kept)} of the {step - self.begins} steps before the checkpoint; "
                 "put the file back, or remove the run's folder to start anew"
             )
         with storage_errors(str(self.path)):
@@ -61,10 +61,30 @@ class JsonLines:
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines; an absent file has none."""
-        if not self.path.exists():
-            return []
-        # only a line that ends with a newline is whole: a kill may cut the last one anywhere
-        return [json.loads(line) for line in self.path.read_bytes().split(b"\n")[:-1]]
+        return whole_lines(self.path)
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of one line a step, each with its ``step``; an absent file has none.
+
+    Raises:
+        DatasetError: a line is damaged.
+    """
+    # only a line that ends with a newline is whole: a kill may cut the last one anywhere
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if type(record["step"]) is not int:
+                raise ValueError(f"its step is {record['step']!r}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DatasetError(
+                f"{path}: line {number} is damaged ({error}); put the file back, or remove the run's folder to start "
+                "anew"
+            ) from error
+        found.append(record)
+    return found
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -28,42 +28,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import ConfigError, DatasetError
 from penstock.training.blocks import MAX_BLOCK, block_order, tie_ranks
+from penstock.training.mixture_entries import Dataset, Entry, OnExhausted, exactly, read_dataset, read_entry, whole
 from penstock.training.permutation import shuffled_rows
 
 Ints = NDArray[np.int64]
-OnExhausted = Literal["repeat", "redistribute", "stop"]
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The rows that cursors count; tuples are over the log's domains."""
-
-    rows: tuple[int, ...]  # 0 where the dataset lacks the domain
-    fingerprint: str = ""
-    generation: int = 0  # datasets before it in this log
-    begins: int = 0  # sequence from which it is read
-    group_rows: int | None = None  # see ``permutation``
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One version of the mixture, in force from sequence ``effective_from`` on; tuples are over the log's domains."""
-
-    effective_from: int
-    quotas: tuple[int, ...]  # sequences of each domain in one block
-    base: tuple[int, ...]  # sequences of each domain read from the dataset before ``effective_from``
-    weights: tuple[float, ...]  # shares that the quotas stand for, as they were asked for
-    limits: tuple[int | None, ...]  # cursors that are not read any more; None is no limit
-    on_exhausted: OnExhausted = "repeat"
-    generation: int = 0  # of its dataset
 
 
 class Phase(NamedTuple):
@@ -359,6 +335,24 @@ class MixtureLog:
         phases = tuple(phase for phase in self.phases if phase.begins < n)
         return replace(self, datasets=kept, entries=entries, phases=phases)
 
+    def narrowed(self, domains: Sequence[str]) -> MixtureLog:
+        """A log of one entry that was just replaced, over ``domains`` alone, in their order.
+
+        For a run whose records begin anew: what is left out has no sequences in the dataset in force.
+        """
+        assert len(self.entries) == 1, "more entries than that of the replacement"
+        at = [self.domains.index(name) for name in domains]
+        entry, dataset = self.entries[0], self.datasets[0]
+
+        def some(values: tuple[_T, ...]) -> tuple[_T, ...]:
+            return tuple(values[k] for k in at)
+
+        vectors = {name: some(getattr(entry, name)) for name in ("quotas", "base", "weights", "limits")}
+        bare = replace(
+            self, domains=tuple(domains), datasets=(replace(dataset, rows=some(dataset.rows)),), entries=(), phases=()
+        )
+        return bare._with(replace(entry, **vectors))  # type: ignore[arg-type]
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the phases, which follow from it, as JSON values."""
         return {
@@ -373,15 +367,17 @@ class MixtureLog:
     def from_json(cls, value: Mapping[str, Any]) -> MixtureLog:
         """The log that ``to_json`` wrote; DatasetError when its entries do not follow from each other."""
         try:
-            datasets = [Dataset(**{**d, "rows": tuple(d["rows"])}) for d in value["datasets"]]
-            entries = [Entry(**{name: _frozen(v) for name, v in e.items()}) for e in value["entries"]]
-            domains = tuple(value["domains"])
-            first = entries[0]
-            log = cls(domains, int(value["seed"]), (datasets[0],), (), int(value["first_version"]), ())
-        except (KeyError, TypeError, IndexError) as error:
+            return cls._read(value)
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise DatasetError(f"mixture log: {error!r}; it was damaged or saved by another version") from error
+
+    @classmethod
+    def _read(cls, value: Mapping[str, Any]) -> MixtureLog:
+        datasets, entries = [read_dataset(d) for d in value["datasets"]], [read_entry(e) for e in value["entries"]]
+        domains, first = tuple(exactly(str, name) for name in value["domains"]), entries[0]
+        log = cls(domains, exactly(int, value["seed"]), (datasets[0],), (), whole(value["first_version"]), ())
         vectors = [v for e in entries for v in (e.quotas, e.base, e.weights, e.limits)] + [d.rows for d in datasets]
-        if any(len(vector) != len(domains) for vector in vectors):
+        if any(len(vector) != len(domains) for vector in vectors) or len(set(domains)) < len(domains):
             raise DatasetError(f"mixture log: not all of its vectors have one value for each of {list(domains)}")
         read = first.effective_from - datasets[0].begins
         if sum(first.base) != read or first.generation != datasets[0].generation:
@@ -389,10 +385,10 @@ class MixtureLog:
         log = log._with(replace(first, quotas=_checked(first.quotas, domains)))
         by_generation = {dataset.generation: dataset for dataset in datasets}
         for entry in entries[1:]:
+            dataset = by_generation[entry.generation]
             if entry.generation == log.entries[-1].generation:
                 made = log.append(entry.effective_from, entry.quotas, entry.weights)
             else:
-                dataset = by_generation[entry.generation]
                 made = log.replace(
                     entry.effective_from,
                     domains,
@@ -404,7 +400,7 @@ class MixtureLog:
                     fingerprint=dataset.fingerprint,
                     group_rows=dataset.group_rows,
                 )
-            if made.entries[-1] != entry or made.datasets[-1] != by_generation[entry.generation]:
+            if made.entries[-1] != entry or made.datasets[-1] != dataset:
                 raise DatasetError(f"mixture log: {entry} does not follow from the ones before it: {made.entries[-1]}")
             log = made
         return log
@@ -459,10 +455,6 @@ def _shares(quotas: tuple[int, ...], weights: Sequence[float] | None) -> tuple[f
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _checked(quotas: Sequence[int], domains: Sequence[str]) -> tuple[int, ...]:

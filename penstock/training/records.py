@@ -21,9 +21,10 @@ from penstock.training.signals import drop_policy_entries, write_policy_entry
 class Records:
     """The files of one run's folder that tell its story."""
 
-    def __init__(self, folder: Path, ranks: Ranks, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, *, tensorboard: bool, begins: int = 0) -> None:
+        """``begins`` is the step that the run's first one comes after."""
         self.folder, self.first = folder, ranks.first
-        self.metrics, self.timings = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "timings.jsonl")
+        self.metrics, self.timings = (JsonLines(folder / f"{name}.jsonl", begins) for name in ("metrics", "timings"))
         self.tensorboard = folder / "tensorboard" if tensorboard else None
         self._curves: Curves | None = None
 

@@ -1,9 +1,10 @@
-"""Packed training sequences on disk, read in place.
+"""Packed training sequences, read in place: on a disk, or in an object store.
 
 Files are uncompressed Arrow IPC with the ``sequences`` schema. They are memory-mapped; the tokens of a
 record batch are a NumPy view of the file's own bytes, so opening costs no memory for them and a gather
 copies only the rows asked for. Segment lengths and document ids are read through Arrow the same way, and the
-learned positions (``loss_mask``) of batches that have any.
+learned positions (``loss_mask``) of batches that have any. Of a file in a store everything but the tokens is copied
+to a local disk when it is opened, and the tokens are fetched when they are read (``remote``).
 
 Price: opening reads every segment length and learned run once (about 1 % of the bytes); a gather is one copy a row, at
 memory speed once the pages are in the cache (see ``gather``).
@@ -11,11 +12,8 @@ memory speed once the pages are in the cache (see ``gather``).
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,9 @@ from numpy.typing import NDArray
 
 from penstock import schema
 from penstock.errors import ConfigError, DatasetError, InputError
-from penstock.storage import Folder, storage_errors
+from penstock.storage import Folder
 from penstock.training.gather import Chunk, ChunkTable, RowPlan, flat_lists
+from penstock.training.remote import CACHE_BYTES, RemoteFile, TokenReader, frames
 
 Ints = NDArray[np.int64]
 
@@ -57,25 +56,42 @@ class SequenceStore:
     domains: tuple[str, ...]
     length: int
     _parts: tuple[_Domain, ...]
+    _again: tuple[Any, ...] = field(default=(), compare=False, repr=False)  # opens one with URLs in another process
 
     @classmethod
-    def open(cls, files: Mapping[str, Sequence[str | Path]], *, cache: str | Path | None = None) -> SequenceStore:
+    def open(
+        cls,
+        files: Mapping[str, Sequence[str | Path]],
+        *,
+        cache: str | Path | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        group_rows: int | None = None,
+    ) -> SequenceStore:
         """Map the files of every domain.
 
-        The key of ``files`` says the domain; the files' own ``domain`` column is not read. A URL is
-        copied into the folder ``cache`` first, once per version of the remote file.
+        The key of ``files`` says the domain; the files' own ``domain`` column is not read.
+
+        Args:
+            cache: a local folder for what is read of URLs (``s3://…``); see ``remote``.
+            cache_bytes: what the tokens kept there may take.
+            group_rows: the loader's, so that what it reads from one place is fetched together.
 
         Raises:
             InputError: a file is missing or is not Arrow IPC.
             DatasetError: other columns, another sequence length than the first file's, compressed
                 buffers, or segments that do not fit their sequence.
-            ConfigError: a URL without a ``cache`` folder, or no files at all.
+            ConfigError: a URL without a ``cache`` folder, a cache too small for the groups, or no files at all.
+            StorageError: a store refuses or is away.
         """
         length, parts = 0, []
+        remote = _remote(files, cache)
+        reader = TokenReader(Path(cache or ""), cache_bytes, group_rows)
         for paths in files.values():
             chunks: list[Chunk] = []
+            rows = 0
             for path in paths:
-                local = _local(str(path), cache)
+                file = remote.get(str(path))
+                local = str(path).removeprefix("file://") if file is None else str(file.frame())
                 found, of_file = _open_file(local, str(path))
                 length = length or found
                 if found != length:
@@ -83,13 +99,21 @@ class SequenceStore:
                         f"{path}: sequences of {found} tokens, but the files before it have {length}; "
                         "pack all files with one sequence length"
                     )
-                chunks.extend(of_file)
-            rows = sum(len(chunk.tokens) for chunk in chunks)
+                for chunk in of_file:
+                    chunks.append(chunk if file is None else replace(chunk, remote=reader.rows(file, chunk, rows)))
+                    rows += len(chunk.tokens)
             tokens = sum(int(np.sum(flat_lists(chunk.lengths)[1], dtype=np.int64)) for chunk in chunks)
             parts.append(_Domain(tuple(chunks), rows, tokens))
         if not length:
             raise ConfigError("no sequence files were given; list at least one file under a domain")
-        return cls(tuple(files), length, tuple(parts))
+        widest = max((chunk.tokens.itemsize for part in parts for chunk in part.chunks), default=0)
+        reader.check(len(parts), length * widest)
+        again = (files, cache, cache_bytes, group_rows) if remote else ()
+        return cls(tuple(files), length, tuple(parts), again)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # not by value: the tokens are not here
+        return (_open, self._again) if self._again else super().__reduce_ex__(protocol)
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -102,8 +126,16 @@ class SequenceStore:
         return tuple(part.tokens for part in self._parts)
 
     def views(self, domain: str) -> list[NDArray[Any]]:
-        """The tokens of each record batch as read-only views of the mapped file: shapes (rows, L)."""
-        return [chunk.tokens for chunk in self._part(domain).chunks]
+        """The tokens of each record batch as read-only views of the mapped file: shapes (rows, L).
+
+        Raises:
+            ConfigError: a file is in a store, where there is nothing to view; ``gather`` reads it.
+        """
+        chunks = self._part(domain).chunks
+        for chunk in chunks:
+            if chunk.remote is not None:
+                raise ConfigError(f"{chunk.remote.file.url}: cannot be viewed in place; read its rows with gather")
+        return [chunk.tokens for chunk in chunks]
 
     def gather(self, domain: str, rows: Ints) -> NDArray[Any]:
         """Tokens of the given rows: shape (n, L), in the widest unsigned type of the store's files."""
@@ -205,7 +237,9 @@ def _open_file(path: str, name: str) -> tuple[int, list[Chunk]]:
         try:
             batch = reader.get_batch(number)
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{name}: record batch {number} is damaged ({error}); write the file again") from error
+            raise InputError(
+                f"{name}: record batch {number} is damaged or compressed ({error}); write the file again without codec"
+            ) from error
         if batch.num_rows:
             chunks.append(_chunk(batch, kind.list_size, inside, f"{name}, record batch {number}"))
     return int(kind.list_size), chunks
@@ -234,7 +268,8 @@ def _chunk(batch: pa.RecordBatch, length: int, inside: range, where: str) -> Chu
         mask = None
     if mask is not None:
         _check_mask(mask, length, where)
-    return Chunk(flat.to_numpy(zero_copy_only=True).reshape(-1, length), lengths, docs, mask)
+    place = flat.buffers()[1].address - inside.start + flat.offset * flat.type.bit_width // 8
+    return Chunk(flat.to_numpy(zero_copy_only=True).reshape(-1, length), lengths, docs, mask, place)
 
 
 def _check_mask(mask: pa.ListArray, length: int, where: str) -> None:
@@ -249,24 +284,13 @@ def _check_mask(mask: pa.ListArray, length: int, where: str) -> None:
         )
 
 
-def _local(path: str, cache: str | Path | None) -> str:
-    """A local path for ``path``; a URL is downloaded into ``cache`` under a name made of URL and version."""
-    folder, name = Folder(os.path.dirname(path)), os.path.basename(path)
-    if folder.is_local:
-        return path.removeprefix("file://")
-    if cache is None:
-        raise ConfigError(f"{path}: sequences are mapped from a local disk; name a cache folder to copy them into")
-    try:
-        info = folder.fs.info(folder.join(name))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; list existing sequence files") from error
-    version = f"{path}|{info.get('size')}|{info.get('ETag') or info.get('etag') or info.get('md5Hash')}"
-    target = Path(cache) / f"{hashlib.blake2b(version.encode(), digest_size=12).hexdigest()}-{name}"
-    if not target.exists():
-        with storage_errors(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".tmp-{os.getpid()}-{target.name}")
-            with folder.open_read(name) as source, partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-            partial.replace(target)
-    return str(target)
+def _remote(files: Mapping[str, Sequence[str | Path]], cache: str | Path | None) -> dict[str, RemoteFile]:
+    """The files that lie in stores, by address."""
+    urls = [str(path) for paths in files.values() for path in paths if not Folder(str(path)).is_local]
+    if urls and cache is None:
+        raise ConfigError(f"{urls[0]}: what is read of it is kept on a local disk; name a cache folder")
+    return frames(urls, Path(cache or "")) if urls else {}
+
+
+def _open(files: Any, cache: Any, cache_bytes: int, group_rows: int | None) -> SequenceStore:
+    return SequenceStore.open(files, cache=cache, cache_bytes=cache_bytes, group_rows=group_rows)

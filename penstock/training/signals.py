@@ -47,7 +47,15 @@ class SignalWriter:
     """Collects segment losses step by step and writes them as parts of the ``signals`` table."""
 
     def __init__(
-        self, folder: Path, domains: Sequence[str], *, decay: float, every: int, rank: int = 0, world_size: int = 1
+        self,
+        folder: Path,
+        domains: Sequence[str],
+        *,
+        decay: float,
+        every: int,
+        rank: int = 0,
+        world_size: int = 1,
+        begins: int = 0,
     ) -> None:
         """
         Args:
@@ -56,8 +64,10 @@ class SignalWriter:
             decay: of the running mean, 0 <= decay < 1.
             every: steps per part.
             rank, world_size: this writer among those of the run.
+            begins: step that the run's first one comes after.
         """
         self.folder, self.domains, self.decay, self.every = folder, tuple(domains), decay, every
+        self.begins = begins
         self.rank, self.world_size = rank, world_size
         self._losses = np.zeros(len(domains))  # N_k
         self._tokens = np.zeros(len(domains))  # D_k
@@ -140,15 +150,16 @@ class SignalWriter:
     def restore(self, step: int, state: Mapping[str, Any] | None) -> None:
         """Go back to just after ``step``: take the running means and remove parts of later steps.
 
-        ``state`` is None for step 0. Raises DatasetError when a part of an earlier step is missing.
+        ``state`` is None for step 0; a domain that it does not know begins without a mean. Raises DatasetError when a
+        part of an earlier step is missing.
         """
         self._batches, self._first = [], 0
         if state is None:
             self._losses, self._tokens = np.zeros(len(self.domains)), np.zeros(len(self.domains))
         else:
-            at = [state["domains"].index(name) for name in self.domains]
-            self._losses = np.array(state["losses"], dtype=np.float64)[at]
-            self._tokens = np.array(state["tokens"], dtype=np.float64)[at]
+            known = dict(zip(state["domains"], zip(state["losses"], state["tokens"], strict=True), strict=True))
+            found = np.array([known.get(name, (0.0, 0.0)) for name in self.domains], dtype=np.float64)
+            self._losses, self._tokens = found[:, 0].copy(), found[:, 1].copy()
         spans: dict[tuple[int, int], list[int]] = {}
         for path in sorted(self.folder.glob("*")):
             named = _PART.fullmatch(path.name)
@@ -157,7 +168,7 @@ class SignalWriter:
                     path.unlink()
             elif named:
                 spans.setdefault((int(named[1]), int(named[2])), []).append(int(named[4] or 1))
-        reached = 0
+        reached = self.begins
         for (first, last), parts_of in sorted(spans.items()):
             # every part says how many ranks wrote one
             if first == reached + 1 and len(parts_of) == parts_of[0]:

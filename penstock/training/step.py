@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from penstock.dataset import Counts, FileEntry, TableEntry
 from penstock.digest import TableDigest, columns_of
-from penstock.errors import DatasetError
+from penstock.errors import ConfigError, DatasetError
 from penstock.pipelines.documents import config_of
 from penstock.pipelines.sequences import files_by_domain
 from penstock.sources.base import InputFile
@@ -41,17 +41,33 @@ class TrainStep(Step):
         return {name: value for name, value in config_of(self.train).items() if name not in RUNNING}
 
     def inputs(self, settings: Settings) -> dict[str, str]:
-        """The models to start from and to compare with: a path stays when its files change."""
+        """The models to start from and to compare with: a path stays when its files change.
+
+        Raises:
+            ConfigError: there is no model where one is named.
+        """
         found: dict[str, str] = {}
         for name, path in (("model", self.train.model.path), ("reference", self.train.reference_model)):
-            files = [] if path is None else sorted([*Path(path).glob("*.json"), *Path(path).glob("*.safetensors")])
+            if path is None:
+                continue
+            if not (Path(path) / "config.json").is_file():
+                setting = "model.path" if name == "model" else "reference_model"
+                raise ConfigError(
+                    f"train.{setting}: {path} holds no config.json; give a local folder of a Hugging Face causal "
+                    "language model with safetensors weights"
+                )
+            files = sorted([*Path(path).glob("*.json"), *Path(path).glob("*.safetensors")])
             found |= {f"{name}:{file.name}": settings.fingerprint(InputFile.local(file)) for file in files}
         return found
+
+    def before(self, context: Context, local: Path) -> Path | None:
+        """Folder with the checkpoint of an earlier model that this one goes on from; ``local`` has room for a copy."""
+        return None
 
     def build(self, context: Context) -> Built:
         from penstock.training.loop import train
 
-        sequences, tokenizer = (context.parents[name] for name in self.parents)
+        sequences, tokenizer = (context.parents[name] for name in self.parents[:2])
         manifest = sequences.manifest
         paths = {
             split: {
@@ -77,6 +93,7 @@ class TrainStep(Step):
             vocab_size=tokenizer.manifest.stats["vocabulary"],
             pad_id=tokenizer.manifest.stats["pad_id"],
             eos_id=tokenizer.manifest.stats["end_id"],
+            before=self.before(context, local),
         )
         result = train(self.train, data, local / "run", progress=os.isatty(2))
         built = Built(

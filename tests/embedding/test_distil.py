@@ -1,6 +1,7 @@
 """The distilled table: its cache, and folders of model2vec. Run: pytest tests/embedding/test_distil.py"""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -189,9 +190,29 @@ SAME = [
 ]
 
 
+def with_fewer_words(source, folder, texts):
+    """The packaged model with its special tokens, 3,000 common ones and the words of some texts: it takes a tenth."""
+    shutil.copytree(source, folder)
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    ids = tokenizer["model"]["vocab"]
+    words = set(re.findall(r"\w+", " ".join(texts).lower()))
+    kept = sorted((token for token in ids if ids[token] < 4000 or token in words), key=ids.get)
+    tokenizer["model"]["vocab"] = {token: i for i, token in enumerate(kept)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "vocab.txt").write_text("\n".join(kept))
+    weights = load_file(source / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name] = weights[name][[ids[token] for token in kept]]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": len(kept)}))
+
+
 @pytest.mark.slow
 def test_the_real_distillation_puts_similar_sentences_nearer_than_others(tmp_path, monkeypatch):
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
+    with_fewer_words(distil.packaged_model(), tmp_path / "model", [text for pair in SAME for text in pair])
+    monkeypatch.setattr(distil, "packaged_model", lambda: tmp_path / "model")
     table, data = distil.distilled(lambda message: None)
     assert table.shape[1] == 256
     path, digest = save_static(str(tmp_path), table, data, {})

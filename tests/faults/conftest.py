@@ -28,6 +28,7 @@ import json, os, signal, sys, time, traceback
 import filelock, fsspec.implementations.local, math_verify, numba, reasoning_gym, sklearn, torch, transformers
 import penstock.cli, penstock.pipelines.plan, penstock.run, penstock.terminal, penstock.training.loop
 import penstock.generation, penstock.push, penstock.transformation, penstock.training.group_rl.loop
+import penstock.scoring.run, penstock.selection, penstock.tokenization.building
 from penstock.errors import PenstockError
 from penstock.recipe import Recipe
 
@@ -249,9 +250,12 @@ def given(finished, tmp_path_factory):
     (folder / "learn.yaml").write_text(yaml.safe_dump(learn))
     (folder / "faults_reward.py").write_text(REWARD)
     write_embedder(folder / "embedder")
+    wanted = (base / "corpus" / "rivers.jsonl").read_text().splitlines(keepends=True)[:4]
+    (folder / "wanted.jsonl").write_text("".join(wanted))
     return SimpleNamespace(
         recipe=folder / "recipe.yaml", learn=folder / "learn.yaml", problems=folder / "problems.jsonl",
-        published=base / "run" / "dataset-1", embedder=folder / "embedder",
+        published=base / "run" / "dataset-1", embedder=folder / "embedder", wanted=folder / "wanted.jsonl",
+        run=base / "run", corpus=base / "corpus",
         setup=f"import sys; sys.path.insert(0, {str(folder)!r})",
     )  # fmt: skip
 
@@ -269,6 +273,18 @@ VERBS = {
         *("--kinds", "rename,background", "--store", at / "store", "--export", "verl", at / "rows.parquet"),
     ),
     "push": lambda g, at: ("push", g.published, at / "out"),
+    "select": lambda g, at: (
+        *("select", g.run, "--target", g.wanted, "--out", at / "out", "--count", 20),
+        *("--workers", 1, "--split-mb", 0.02),
+    ),
+    "score": lambda g, at: (
+        *("score", g.corpus / "letters.jsonl", "--model", g.run, "--out", at / "out"),
+        *("--device", "cpu", "--texts-per-split", 20, "--max-tokens", 32),
+    ),
+    "tokenizer": lambda g, at: (
+        *("tokenizer", "train", g.corpus / "rivers.jsonl", g.corpus / "letters.jsonl", "--out", at / "out"),
+        *("--vocabulary-size", 600),
+    ),
     "learn": lambda g, at: ("train", g.learn, "--objective", "grpo", "--out", at / "out"),
 }  # fmt: skip
 
@@ -298,8 +314,10 @@ def contents(place):
     return found
 
 
-def account(place):
+def account(verb, place):
     """Every dataset is whole: its files as the manifest says and no others, its rows all kept or dropped."""
+    if verb == "tokenizer":
+        return  # a folder of files, whose bytes say all
     for dataset in datasets_below(Folder(str(place / "out"))) or [Dataset(str(place / "out"))]:
         dataset.verify()
         assert dataset.manifest.counts.balances
@@ -320,7 +338,7 @@ def verbs(given, nursery, tmp_path_factory):
             began = time.monotonic()
             assert run(verb, at) == 0, nursery.said()
             seconds = time.monotonic() - began
-            account(at)
+            account(verb, at)
             known[verb] = contents(at), seconds
         return known[verb]
 
@@ -332,7 +350,7 @@ def verbs(given, nursery, tmp_path_factory):
 
     def compare(verb, at):
         """What was made is whole, accounted for, and in the bytes of the verb that was left alone."""
-        account(at)
+        account(verb, at)
         expected, found = undisturbed(verb)[0], contents(at)
         assert found.keys() == expected.keys()
         assert [name for name in found if found[name] != expected[name]] == []

@@ -36,6 +36,7 @@ def test_the_example_is_one_that_can_be_served(monkeypatch):
     assert {d.name: d.verb for d in read.deployments} == {
         "nightly": "build",
         "weekly": "train",
+        "rounds": "refresh",
         "publish": "push",
         "problems": "generate",
     }
@@ -55,6 +56,7 @@ def test_keys_of_an_entry_become_arguments_of_its_verb_and_the_policy_of_its_run
         "split_mb": 32.0,
         "runner": None,
         "runner_options": (),
+        "shared_disk": False,
     }
     assert made.parameters() == made.arguments | {
         "overrides": ["seed=3"],
@@ -81,7 +83,10 @@ def test_what_another_deployment_makes_may_be_missing_for_now(tmp_path):
         ("deployments: [", "f.yaml:1:15: not YAML"),
         ("- a", "got no list of deployments"),
         ("deployments: []", "got no list of deployments"),
-        (one("verb: biuld"), "deployments.0: verb: got 'biuld', allowed run, build, train, generate, transform, push"),
+        (
+            one("verb: biuld"),
+            "deployments.0: verb: got 'biuld', allowed run, build, train, refresh, generate, transform, push",
+        ),
         (one("verb: build"), "f.yaml:2:5: deployments.0.recipe: Field required"),
         (one("verb: build, recipe: r.yaml, otu: x"), "unknown key deployments.0.otu; did you mean out?"),
         (one("verb: push, folder: a, dest: b, recipe: r.yaml"), "unknown key deployments.0.recipe"),

@@ -49,6 +49,33 @@ def test_a_recipe_s_verb_makes_the_steps_that_it_is_for(name, copy, finished):
         assert [r.step.name for r in done.steps] == [r.step.name for r in finished[2].steps]
 
 
+def test_a_training_with_an_objective_is_for_that_step_alone(recipe_text, tmp_path, monkeypatch):
+    recipe, learn = str(tmp_path / "recipe.yaml"), "group_rl={problems: asked.jsonl, max_new_tokens: 8}"
+    Path(recipe).write_text(recipe_text)
+    names = [step.name for step in VERBS["train"].steps(recipe=recipe, overrides=[learn], objective="nft")]
+    assert (names[-1], names[-2]) == ("policy-nft", "model-1")
+    given = []
+
+    class Asked(Exception):
+        """Instead of a run."""
+
+    def run(recipe, **how):
+        given.append((recipe, how))
+        raise Asked
+
+    monkeypatch.setattr("penstock.run.run", run)
+    for go in (
+        lambda: flows.train(recipe, [learn], objective="nft"),
+        lambda: app(["train", recipe, "--set", learn, "--objective", "nft"]),
+    ):
+        with pytest.raises(Asked):
+            go()
+    (one, how), (other, as_typed) = given
+    assert one == other
+    assert one.group_rl.objective == "nft"
+    assert how["only"] == as_typed["only"] == ["policy-nft"]
+
+
 def test_an_override_decides_what_is_made_and_a_wrong_one_makes_no_folder(copy, tmp_path):
     _, recipe = copy
     with pytest.raises(ConfigError, match=r"--set trian\.steps=3: unknown key trian"):

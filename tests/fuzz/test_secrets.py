@@ -9,14 +9,17 @@ import random
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import fsspec
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from penstock.cli import main
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, StorageError
+from penstock.kernels import cache_folder
 from penstock.recipe import Recipe
-from penstock.storage import Folder
+from penstock.storage import Folder, storage_errors, without_users
 
 KEY = "sk-4711-nobody-may-see-this-0815"
 WORDS = (  # noqa: SIM905
@@ -91,6 +94,12 @@ def files_below(*places):
     return {name: open(name, "rb").read() for name in names}
 
 
+def own_cache(folder):
+    """A cache of the test's own, but for the machine code of kernels, which takes long to make again."""
+    kernels = {"NUMBA_CACHE_DIR": str(Path(cache_folder()).parent)} if cache_folder() else {}
+    return {"XDG_CACHE_HOME": str(folder / "cache"), **kernels}
+
+
 def generate(parrot, out, store):
     url = f"http://127.0.0.1:{parrot.server_address[1]}/v1"
     embed = ("--set", f"embed.model={{url: '{url}', model: vectors, api_key_env: PENSTOCK_TEST_KEY}}")
@@ -102,7 +111,7 @@ def generate(parrot, out, store):
 @pytest.mark.server
 def test_keys_of_a_server_and_of_a_store_are_in_no_output(parrot, s3_bucket, tmp_path, monkeypatch, capfd):
     secrets = {"PENSTOCK_TEST_KEY": KEY, "AWS_SECRET_ACCESS_KEY": "aws-" + KEY[3:], "HF_TOKEN": "hf_" + KEY[3:]}
-    for name, value in {**secrets, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+    for name, value in {**secrets, **own_cache(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     code, said = penstock(monkeypatch, capfd, *generate(parrot, f"{s3_bucket}/made", tmp_path / "store"))
     assert code == 0, said
@@ -126,6 +135,67 @@ def test_a_refused_key_is_not_in_the_message(parrot, tmp_path, monkeypatch, capf
     assert "check the API key" in said
     assert KEY not in said
     assert not [name for name, data in files_below(tmp_path).items() if KEY.encode() in data]
+
+
+@pytest.mark.server
+def test_a_key_is_in_no_report_card_or_message_of_a_run(parrot, tmp_path, monkeypatch, capfd):
+    url = f"http://127.0.0.1:{parrot.server_address[1]}/v1"
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"{' '.join(WORDS)} {n}."}) + "\n" for n in range(9)))
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+name: small
+source: {{files: [{{path: '{tmp_path}/a.jsonl', domain: web}}]}}
+filters: {{gopher_quality: null, gopher_repetition: null, language: null}}
+generate:
+  prompt: {{task: Write a line.}}
+  model: {{url: '{url}', model: m, api_key_env: PENSTOCK_TEST_KEY}}
+  gates: null
+  voyage: {{count: 5, sample: 5}}
+embed: {{model: {{url: '{url}', model: vectors, api_key_env: PENSTOCK_TEST_KEY}}}}
+select: null
+max_dropped: {{default: 1.0}}
+"""
+    )
+    for name, value in {"PENSTOCK_TEST_KEY": KEY, **own_cache(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    said = {}
+    for command in (
+        ("build", tmp_path / "recipe.yaml", "--out", tmp_path / "run", "--workers", 0),
+        ("inspect", tmp_path / "run" / "generated", "--sample", 3),
+        ("recipe", "show", tmp_path / "recipe.yaml"),
+        ("doctor", "--json", "--out", tmp_path),
+        ("push", tmp_path / "run", tmp_path / "pushed"),
+    ):
+        code, said[command[0]] = penstock(monkeypatch, capfd, *command)
+        assert code == 0 or command[0] == "doctor", said[command[0]]
+    assert f"Bearer {KEY}" in parrot.keys
+    written = files_below(tmp_path)
+    names = {os.path.basename(name) for name in written}
+    assert names >= {"report.html", "README.md", "croissant.json", "manifest.json", "answers.sqlite"}
+    assert b"generated" in written[str(tmp_path / "run" / "report.html")]
+    for name, data in {**written, **{verb: text.encode() for verb, text in said.items()}}.items():
+        assert KEY[3:].encode() not in data, name
+
+
+PLACES = ("ftp://{}h/v1", "http://{}h/v1", "https://{}h:x/v1", "h{}/v1", "http://[{}h/v1")
+
+
+@pytest.mark.parametrize("url", PLACES)
+@pytest.mark.parametrize("section", ["generate.model", "embed.model"])
+def test_an_address_of_a_server_with_a_password_is_refused_and_not_shown(section, url):
+    given = url.format(USER)
+    text = "name: x\nsource: {files: a.jsonl}\nselect: null\n"
+    with pytest.raises(ConfigError, match="got an address with a user, a password") as found:
+        Recipe.parse(text, [f"{section}={{url: '{given}', model: m}}"])
+    assert "sesame" not in "".join([str(found.value), *getattr(found.value, "__notes__", ())])
+
+
+def test_a_store_s_address_with_a_password_is_not_in_its_errors(monkeypatch, tmp_path):
+    with pytest.raises(StorageError) as found, storage_errors("s3://bucket/x"):
+        raise EndpointConnectionError(endpoint_url=f"http://{USER}127.0.0.1:9/bucket")
+    assert "http://127.0.0.1:9/bucket" in str(found.value)
+    assert "sesame" not in str(found.value)
+    assert without_users(f"a http://{USER}b/c@d and s3://e/f@g") == "a http://b/c@d and s3://e/f@g"
 
 
 USER = "user:sesame-0815@"

@@ -63,7 +63,7 @@ def test_of_equal_texts_the_smallest_id_stays_when_a_part_comes_in_many_batches(
 
 
 def test_the_digest_knows_neither_splits_nor_ranges(new_lab, monkeypatch):
-    rows, found = pool(150, 50), set()
+    rows, found = pool(60, 25), set()
     for keys_per_range, split_bytes in ((2_000_000, ALL), (9, ALL), (9, 70), (1, 200)):
         monkeypatch.setattr(module, "KEYS_PER_RANGE", keys_per_range)
         lab = new_lab()

@@ -93,10 +93,10 @@ def facts(receipts):
 
 def test_results_and_their_order_do_not_depend_on_the_workers(works, tmp_path):
     found = []
-    for workers in (0, 1, 3):
+    for workers in (0, 3):
         with HomeEngine(workers) as engine:
             found.append(facts(run_pass(job(Folder(str(tmp_path / str(workers))), works.rows), SPLITS, engine)))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     assert [split for split, _, _ in found[0]] == [split.id for split in SPLITS]
 
 

@@ -129,7 +129,7 @@ def test_clusters_are_those_of_a_graph_of_shared_keys(lab, monkeypatch, at_once,
     stats = made.manifest.stats["near"]
     assert stats["clusters"] == originals // 3
     assert stats["sizes"] == {"1": originals // 3 - -(-originals // 9), "2": -(-originals // 9)}  # 2 and 5 rows
-    assert (stats["rounds"] > 0) == (not at_once)
+    assert (stats["rounds"] > 0) == (not at_once and rows_per_part < 1000)  # what is alike in a part is joined there
     assert stats["texts"] == {"long": len(set(rows["text"].to_pylist())), "short": 0}
 
 
@@ -142,7 +142,7 @@ def test_a_chain_of_neighbours_is_one_cluster_and_stars_need_more_than_a_round(l
     for place, limit in ((lab, near.EDGES_AT_ONCE), (new_lab(), 0)):
         monkeypatch.setattr(near, "EDGES_AT_ONCE", limit)
         monkeypatch.setattr(near, "BANDS_PER_RANGE", 30)
-        found.append(deduplicated(place, [rows]))
+        found.append(deduplicated(place, [rows.slice(i, 10) for i in range(0, len(texts), 10)]))
     assert found[0].digest == found[1].digest
     check(found[1], rows.to_pylist(), expected(rows.to_pylist()))
     assert found[1].read("documents").num_rows <= 5
@@ -248,10 +248,9 @@ def test_without_near_duplicates_clusters_are_the_exact_copies(lab):
     assert "near" not in made.manifest.stats
 
 
-@pytest.mark.parametrize("rows", [20_000, pytest.param(250_000, marks=pytest.mark.slow)])
-def test_identical_documents_are_one_cluster_of_one_group_of_keys(lab, rows):
+def test_identical_documents_are_one_cluster_of_one_group_of_keys(lab):
     """However many: one survivor, one edge to nobody, and every copy names it."""
-    text, third = prose(stream(8, "copies")), rows // 3
+    text, third = prose(stream(8, "copies")), 8_000
     parts = [batch([text] * third, [f"{name}#{i:07d}" for i in range(third)]) for name in "bac"]
     made = deduplicated(lab, parts, settings={"max_dropped": {"default": 1.0}})
     (left,) = made.read("documents").to_pylist()
@@ -458,7 +457,7 @@ def test_a_history_that_is_not_there_or_has_lost_its_index_is_named(lab, new_lab
     deduplicated(lab, [older])
     with pytest.raises(ConfigError, match=r"history: got .*/documents, allowed the folder"):
         deduplicated(new_lab(), [newer], history=(str(lab.root / "documents"),))
-    for path in (lab.root / "deduplicated").rglob("*.bands.parquet"):
+    for path in (lab.root / "deduplicated").rglob("*.bands.*"):
         path.unlink()
     with pytest.raises(ConfigError, match=r"the kept bands of .* are gone or damaged; build it again, or"):
         deduplicated(new_lab(), [newer], history=(str(lab.root),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -341,10 +342,11 @@ FREE = {"output", "max_dropped.default", "train.device", "train.threads", "train
 FREE |= {
     f"train.{n}"
     for n in (
-        "activation_checkpointing", "async_checkpoints", "compile", "loss_chunk", "parallel", "peak_tflops", "prefetch",
-        "processes", "rank_timeout",
+        "activation_checkpointing", "async_checkpoints", "cache_gb", "compile", "loss_chunk", "parallel", "peak_tflops",
+        "prefetch", "processes", "rank_timeout",
     )
 }  # fmt: skip
+FREE |= {"refresh"}  # what rounds are made of: tests/refreshing/test_plan.py
 FREE |= {f"embed.model.{n}" for n in ("device", "api_key_env", "batch_size", "concurrency", "timeout", "attempts")}
 # where a scorer's model is and how it is run; the bytes of its files are in the key when a run looks at them
 FREE |= {
@@ -361,6 +363,7 @@ FREE |= {f"{model}.{n}" for model in (*MODELS, "scores.askllm.model") for n in T
 FREE |= {f"group_rl.{n}" for n in ("checkpoint_every", "device", "keep_checkpoints", "reward_workers", "threads")}
 # what `None`, a text or a list may become; numbers and switches are changed by a rule
 OTHER = {
+    "refresh": {"when": "signals"},
     "generate": {},
     "transform": None,  # refused without generate
     "generate.procedural": None,  # refused beside a prompt
@@ -642,6 +645,13 @@ def told(recipe):
     return keys | {"seed": recipe.seed, "dropped": recipe.dropped}
 
 
+@functools.cache
+def whole(text):
+    """(settings, what enters the keys) of a recipe as it stands."""
+    recipe = Recipe.parse(text)
+    return recipe.model_dump(mode="json"), told(recipe)
+
+
 FULL_LEAVES = [(FULL, *leaf) for leaf in leaves(Recipe.parse(FULL).model_dump(mode="json"))]
 FULL_LEAVES += [
     (SCORED, path, value) for path, value in leaves(Recipe.parse(SCORED).model_dump(mode="json")) if path[0] == "scores"
@@ -683,8 +693,8 @@ FREE |= {"scores.askllm.model.schemas"}  # it asks for none
 @pytest.mark.parametrize(("text", "path", "value"), FULL_LEAVES, ids=[".".join(map(str, p)) for _, p, _ in FULL_LEAVES])
 def test_every_entry_of_a_recipe_changes_a_key_or_is_known_to_be_free(text, path, value):
     name = ".".join(map(str, path))
-    full = Recipe.parse(text)
-    changed = json.loads(json.dumps(full.model_dump(mode="json")))
+    full, keys = whole(text)
+    changed = json.loads(json.dumps(full))
     place = changed
     for key in path[:-1]:
         place = place[key]
@@ -701,7 +711,7 @@ def test_every_entry_of_a_recipe_changes_a_key_or_is_known_to_be_free(text, path
     else:
         pytest.fail(f"{name} = {value!r}: say in OTHER what it may become")
     place[path[-1]] = other
-    differs = told(Recipe.model_validate(changed)) != told(full)
+    differs = told(Recipe.model_validate(changed)) != keys
     free = name in FREE or name.startswith("budgets.") or other == value
     assert differs == (not free)
 

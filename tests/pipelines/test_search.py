@@ -271,7 +271,7 @@ def test_a_killed_search_pays_for_no_proxy_twice_and_comes_to_the_same_end(new_l
 
 def test_workers_and_parts_change_nothing(new_lab, cut):
     batch, digests = corpus(120), set()
-    for workers, sizes in ((0, ()), (1, (50, 3, 100)), (3, (200,))):
+    for workers, sizes in ((0, ()), (0, (50, 3, 100)), (2, (200,))):
         lab = new_lab()
         prepare(lab, batch, cut, sizes)
         with HomeEngine(workers) as engine:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from penstock import seeding
+from penstock.refreshing.ledger import Files, HeldOut, Made, Round
 from penstock.report.record import (
     Amount,
     AnswerSample,
@@ -15,6 +16,7 @@ from penstock.report.record import (
     Candidate,
     ContaminatedSample,
     ContaminationRecord,
+    CoverageRow,
     CriterionChoice,
     Curve,
     Distribution,
@@ -38,6 +40,7 @@ from penstock.report.record import (
     PassRecord,
     PolicyRecord,
     ProxyPoint,
+    RefreshRecord,
     RoundChange,
     RunRecord,
     SearchRecord,
@@ -503,6 +506,38 @@ def make_policy() -> PolicyRecord:
     )
 
 
+def make_refresh() -> RefreshRecord:
+    def held_out(split, difference):
+        return HeldOut(
+            split=split, sequences=212, tokens=51_080, before=3.61, after=3.61 + difference, difference=difference,
+            error=0.0042,
+        )  # fmt: skip
+
+    def one(number, base, new, removed, accepted, losses=(), made=None):
+        return Round(
+            number=number, base=base, state=f"{number:032x}", why=f"files since round {number - 1}: {new} new",
+            files=Files(total=40 + number, new=new, changed=0, removed=removed), rows=19_000 + 500 * number,
+            tokens=9_000_000 + 81_000 * number, first_step=400 * (number - 1), last_step=400 * number,
+            accepted=accepted, reason=f"because <b>{number}</b>", losses=losses, made=made,
+        )  # fmt: skip
+
+    made = Made(wanted=60, accepted=41, gain=0.62, threshold=0.55, reason="patience")
+    return RefreshRecord(
+        current=2,
+        rounds=(
+            one(1, None, 41, 0, True),
+            one(2, 1, 3, 0, True, (held_out("new", -0.0871), held_out("old", -0.0612)), made),
+            one(3, 2, 1, 2, False, (held_out("new", 0.0311), held_out("old", 0.0017))),
+        ),
+        seconds=(351.2, 96.4, None),
+        coverage=(
+            CoverageRow(domain="a <i>thin</i> one", documents=31, anchors=9, gain=0.71),
+            CoverageRow(domain=DOMAINS[0], documents=640, anchors=80, gain=0.22),
+            CoverageRow(domain=DOMAINS[1], documents=2, anchors=2, gain=None),
+        ),
+    )
+
+
 def make_record() -> RunRecord:
     prose = (
         "The iterator protocol consists of two methods. An object that has both can be used in a for statement; when "
@@ -653,6 +688,7 @@ def make_record() -> RunRecord:
         beside=(make_training(1, 0.05, "static"),),
         policy=make_policy(),
         changes=(make_change(),),
+        refresh=make_refresh(),
         warnings=("Domain licences gives 0.4 % of the tokens, less than one sequence in 200.",),
     )
 

@@ -84,7 +84,7 @@ def test_a_hostile_document_is_shown_and_not_run(attacked, tmp_path, policy):
     shown = html.unescape(re.sub("<[^>]*>", "", document))
     assert shown.count("<script>document.title='owned';console.error('owned')</script>") >= 6
     assert "⟨ESC⟩[31m ⟨U+202E⟩exe.txt" in shown
-    assert len(re.findall('<section id="', document)) == 18
+    assert len(re.findall('<section id="', document)) == 19
 
 
 def test_the_policy_alone_stops_a_script_that_was_let_through(bare, tmp_path):

@@ -41,6 +41,7 @@ SECTIONS = [
     "mixture",
     "learned",
     "rounds",
+    "refresh",
     "lineage",
     "warnings",
 ]
@@ -55,7 +56,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.outside_charts: list[tuple[str, tuple[str, ...]]] = []
-        self.text: dict[str, str] = {}
+        self._text: dict[str, list[str]] = {}
         self.tables: dict[str, list[list[list[str]]]] = {}
         self._open: list[str] = []
         self._section = ""
@@ -63,6 +64,7 @@ class Page(HTMLParser):
         self.feed(page)
         self.close()
         assert self._open == [], "every element is closed"
+        self.text = {section: "".join(parts) for section, parts in self._text.items()}
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
@@ -94,7 +96,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self._open and self._open[-1] == "style":
             return
-        self.text[self._section] = self.text.get(self._section, "") + data
+        self._text.setdefault(self._section, []).append(data)
         if self._cell is not None:
             self._cell.append(data)
 
@@ -140,8 +142,10 @@ def poison(value, hostile: str, marks: dict[str, str], field: str = ""):
         return {poisoned(k): poison(v, hostile, marks) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(poison(v, hostile, marks, field) for v in value)
-    if isinstance(value, str) and field not in ("status", "scale", "method"):  # these hold words of ours
-        return hostile + value if field in ("key", "digest") else poisoned(value)  # shown by their first digits only
+    if isinstance(value, str) and field not in ("status", "scale", "method", "split"):  # these hold words of ours
+        if field in ("key", "digest", "state"):  # shown by their first digits, or not at all
+            return hostile + value
+        return poisoned(value)
     return value
 
 
@@ -173,7 +177,7 @@ def test_text_inside_charts_is_hostile_too(record):
     marks: dict[str, str] = {}
     poisoned = render(poison(record, "<script>1</script>", marks))
     charts = re.findall(r"<svg.*?</svg>", poisoned, re.DOTALL)
-    assert len(charts) == 27
+    assert len(charts) == 28
     assert sum(svg.count("&lt;script&gt;1&lt;/script&gt;") for svg in charts) > 40
     assert not any("<script" in svg for svg in charts)
 
@@ -210,7 +214,7 @@ def test_every_section_has_its_id_and_its_place_in_the_navigation(page):
 def test_every_table_has_a_caption_and_every_chart_a_label(page):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("table") == tags.count("caption") > 8
-    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 27
+    assert [a.get("role") for tag, a in page.elements if tag == "svg"] == ["img"] * 28
     assert all(a["aria-label"] for tag, a in page.elements if tag == "svg")
 
 
@@ -385,6 +389,7 @@ def test_missing_parts_are_each_said_in_one_line(bare):
         "training": ["Nothing was trained in this run."],
         "mixture": ["Nothing was trained in this run."],
         "learned": ["Nothing was learned from groups in this run."],
+        "refresh": ["This is no folder of rounds."],
         "rounds": ["There was one round only: nothing to compare."],
         "lineage": ["This record holds no datasets."],
         "warnings": ["None."],

@@ -83,14 +83,14 @@ def test_texts_of_the_model_are_told_from_shuffled_ones_in_the_direction_of_ever
 
 
 def test_z_of_the_model_s_own_texts_is_standard_normal(model, tiny, scored):
-    z = scored(tiny.written(model, 2000, 30, seed=2))["z"].to_numpy()
+    z = scored(tiny.written(model, 1000, 30, seed=2))["z"].to_numpy()
     assert abs(z.mean()) < 0.07
     assert abs(z.std() - 1) < 0.05
 
 
 def test_text_likelier_than_chance_is_large_in_zs_and_in_zs_signed(model, tiny, scored):
-    greedy = scored(tiny.written(model, 20, 100, seed=3, greedy=True))
-    sampled = scored(tiny.written(model, 100, 100, seed=4))
+    greedy = scored(tiny.written(model, 20, 60, seed=3, greedy=True))
+    sampled = scored(tiny.written(model, 60, 60, seed=4))
     for score in ("zs", "zs_signed"):
         assert pc.min(greedy[score]).as_py() > pc.quantile(sampled[score], 0.95)[0].as_py(), score
 

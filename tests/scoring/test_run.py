@@ -1,5 +1,6 @@
 """``penstock score`` and ``penstock screen`` from end to end: ``python -m pytest tests/scoring/test_run.py``."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -245,18 +246,20 @@ def test_folders_of_others_are_not_written_into(corpus, model, tmp_path):
 # ── screening ────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def sets(jsonl, model, tiny, tmp_path):
+@pytest.fixture(scope="module")
+def sets(model, tiny, tmp_path_factory):
     """Folders of scores: shuffled texts twice, and texts of the model among shuffled ones."""
-    rng = np.random.default_rng(0)
+    base, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
     own = tiny.written(model, 40, 40, seed=1)
     people = [" ".join(rng.permutation(text.split())) for text in tiny.written(model, 260, 40, seed=2)]
     files = {"reference": people[:120], "control": people[120:220], "mixed": people[220:] + own}
     out = {}
     for name, of in files.items():
-        path = jsonl(f"{name}/news.jsonl", of)
-        go(path, model, tmp_path / f"s-{name}", settings={"max_tokens": 64}, texts_per_split=50)
-        out[name] = str(tmp_path / f"s-{name}")
+        path = base / name / "news.jsonl"
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in of))
+        go(path, model, base / f"s-{name}", settings={"max_tokens": 64}, texts_per_split=50)
+        out[name] = str(base / f"s-{name}")
     return out
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from penstock import schema
 from penstock.errors import ConfigError, InputError
+from penstock.seeding import coins, hash_ids
 from penstock.sources._docstrings import api_docstrings, module_docstring
 from penstock.sources.base import SourceSplit, fingerprint
 from penstock.sources.environment import DOMAINS, EnvironmentSource, _Found, _sample, _share, kind_of
@@ -114,6 +115,17 @@ def test_a_module_gives_its_source_or_its_docstrings_and_never_both(tmp_path):
     assert api_modules == described
     assert len(source_modules | api_modules) == 60
     assert 15 < len(source_modules) < 45
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_module_s_coin_is_its_own_whatever_others_are_drawn_beside_it(tmp_path, seed):
+    root = installation(tmp_path)
+    found = {f.path: f.domain for f in source(root, seed=seed)._scan(str(root), "site-packages")}
+    modules = [path for path in found if path.endswith(("__init__.py", "/core.py"))]
+    assert len(modules) == 60
+    for path in modules:
+        (coin,) = coins(hash_ids([path]), seed, "environment", "view")
+        assert (found[path] == "source") == (coin < 0.5)
 
 
 def test_docstrings_are_extracted_with_names_and_signatures():

@@ -370,7 +370,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(repos: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
     hub = Hub(repos)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -1,10 +1,13 @@
-"""Runs of two gloo processes on loopback, started by torchrun as users start them."""
+"""Runs of two gloo processes on loopback, on one node or two, started by torchrun as users start them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +22,7 @@ import pytest
 import torch
 
 from penstock.errors import ConfigError, LostRanksError, TrainingError, WorkerError
-from penstock.training import checkpoint, launch, snapshot
+from penstock.training import checkpoint, launch, snapshot, worker
 from penstock.training.config import TrainConfig, TrainData, TrainResult
 from penstock.training.distributed import Ranks, device_of, lost_ranks, share
 from penstock.training.loop import evaluate, train
@@ -30,6 +33,7 @@ from penstock.training.signals import read_signals
 from penstock.training.weighting import WeightingConfig
 
 Make = Callable[..., TrainConfig]
+ROOT = Path(__file__).parents[2]
 # half of the twelve validation sequences are probed: an even number, which both ranks share
 STEERED: dict[str, Any] = {
     "mixture": "proportional",
@@ -40,33 +44,79 @@ STEERED: dict[str, Any] = {
 }
 
 DYING = """
-import json, os, sys, time
-from penstock.training import loop, worker
+import json, os, signal, time
+from penstock.training import loop
 
 said = json.loads(os.environ["DYING"])
 advance = loop._Run.advance
 
 def dying(self):
     if self.step + 1 == said["step"] and self.ranks.rank == said["rank"]:
-        os._exit(9) if said["how"] == "exit" else time.sleep(600)
+        if said["how"] == "hang":
+            time.sleep(600)
+        if said["how"] == "node":
+            os.kill(os.getppid(), signal.SIGKILL)
+        os._exit(9)
     return advance(self)
 
 loop._Run.advance = dying
+"""
+WORKER = """
+import dying, os, sys
+from penstock.training import worker
+
 os._exit(worker.main(sys.argv[1]))
 """
 
 
 @pytest.fixture
 def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make a rank end, or hang, before a step of the runs that this test starts."""
-    (tmp_path / "dying_worker.py").write_text(DYING)
+    """Make a rank hang, or end, alone or with its node, before a step of the runs that this test starts."""
+    (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "dying_worker.py").write_text(WORKER)
 
     def set_up(**said: Any) -> None:
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
         monkeypatch.setenv("DYING", json.dumps(said))
         monkeypatch.setattr(launch, "_WORKER", "dying_worker")
 
     return set_up
+
+
+SCRIPT = """
+import json, os, sys
+from pydantic import TypeAdapter
+from penstock.training.config import TrainConfig, TrainData
+from penstock.training.loop import train
+
+if "DYING" in os.environ:
+    import dying
+job = json.load(open(sys.argv[1]))
+config = TypeAdapter(TrainConfig).validate_python(job["config"])
+data = TypeAdapter(TrainData).validate_python(job["data"])
+result = train(config, data, job["out"], progress=False)
+sys.stdout.write(f"resumed from {result.resumed_from}\\n")
+"""
+
+
+def on_two_nodes(folder: Path, config: TrainConfig, data: TrainData, out: Path) -> list[tuple[int, str, str]]:
+    """A script of one's own, started by torchrun on each of two nodes of one process: exit code, output, errors."""
+    (folder / "script.py").write_text(SCRIPT)
+    job = launch.write_job(folder / "job.json", config, data, out)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1",
+        str(folder / "script.py"), str(job),
+    ]  # fmt: skip
+    nodes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=str(ROOT))
+        for _ in range(2)
+    ]
+    said = [node.communicate(timeout=300) for node in nodes]
+    return [(node.returncode, *both) for node, both in zip(nodes, said, strict=True)]
 
 
 def shares_over_time(result: TrainResult) -> np.ndarray:
@@ -84,21 +134,35 @@ def sequences(result: TrainResult) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_a_dead_rank_stops_the_other(
+def test_two_nodes_train_as_one_node_and_as_one_process_and_go_on_after_a_death(
     tiny_config: Make, tiny_data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., None]
 ) -> None:
-    """With a policy and sample weights: ddp until rank 1 dies, then fsdp to the end; one process beside it."""
+    """With a policy and sample weights. Two nodes: ddp until one is gone, then fsdp to the end. One node of two
+    processes: until one dies, then one process to the end."""
     config = tiny_config(**STEERED)
     one = train(config, tiny_data, tmp_path / "one", progress=False)
     with monkeypatch.context():
+        dying(rank=1, step=8, how="node")
+        ended = sorted(on_two_nodes(tmp_path, config, tiny_data, tmp_path / "nodes"))
+        of_nodes = (tmp_path / "nodes" / "metrics.jsonl").read_bytes().splitlines()
+        assert [code for code, _, _ in ended] == [-signal.SIGKILL, 1]
+        told = r"LostRanksError: rank 0 could not .*Another process ended or hangs.*The last checkpoint stands"
+        assert re.search(told, ended[1][2]), ended[1][2]
         dying(rank=1, step=8, how="exit")
         with pytest.raises(WorkerError, match=r"rank 1 ended with exit code 9 .*step-00000006 stands, start again"):
-            train(dataclasses.replace(config, processes=2), tiny_data, tmp_path / "two", progress=False)
+            train(dataclasses.replace(config, processes=2), tiny_data, tmp_path / "node", progress=False)
+        of_node = (tmp_path / "node" / "metrics.jsonl").read_bytes().splitlines()
     monkeypatch.undo()
-    assert not (tmp_path / "two" / "model").exists()
-    again = dataclasses.replace(config, processes=2, parallel="fsdp", async_checkpoints=True)
-    two = train(again, tiny_data, tmp_path / "two", progress=False)
-    assert two.resumed_from == 6
+    assert len(of_nodes) == 7
+    assert of_nodes == of_node
+    assert not any((tmp_path / name / "model").exists() for name in ("nodes", "node"))
+
+    again = dataclasses.replace(config, parallel="fsdp", async_checkpoints=True)
+    for code, output, errors in on_two_nodes(tmp_path, again, tiny_data, tmp_path / "nodes"):
+        assert (code, output) == (0, "resumed from 6\n"), errors
+    # one process takes over what two left, and finds nothing to do
+    two = train(config, tiny_data, tmp_path / "nodes", progress=False)
+    assert two.resumed_from == config.steps
     assert two.losses == pytest.approx(one.losses, abs=2e-6)
     assert two.validation == pytest.approx(dict(one.validation), abs=2e-6)
     assert two.target_loss == pytest.approx(one.target_loss, abs=2e-6)
@@ -124,55 +188,27 @@ def test_two_processes_train_as_one_and_a_dead_rank_stops_the_other(
     assert evaluate(loaded, SequenceStore.open(tiny_data.validation), config) == pytest.approx(
         dict(two.validation), rel=1e-5
     )
-    # one process takes over what two left, and finds nothing to do
-    assert train(config, tiny_data, tmp_path / "two", progress=False).losses == two.losses
+    # the last checkpoint of two is lost: one goes on from the one before, of two by fsdp, and from one of two by ddp
+    (checkpoint.complete(tmp_path / "nodes" / "checkpoints")[-1] / "manifest.json").unlink()
+    for name, step in (("nodes", 9), ("node", 6)):
+        alone = train(config, tiny_data, tmp_path / name, progress=False)
+        assert alone.resumed_from == step
+        assert alone.losses == pytest.approx(one.losses, abs=2e-6)
+        assert sequences(alone) == sequences(one)
 
 
-SCRIPT = """
-import json, sys
-from penstock.training import launch
-from pydantic import TypeAdapter
-from penstock.training.config import TrainConfig, TrainData
-from penstock.training.loop import train
-
-job = json.load(open(sys.argv[1]))
-config = TypeAdapter(TrainConfig).validate_python(job["config"])
-data = TypeAdapter(TrainData).validate_python(job["data"])
-result = train(config, data, job["out"], progress=False)
-sys.stdout.write(f"parameters {result.parameters}\\n")  # one write: two by print would mix in the pipe of both ranks
-"""
-
-
-@pytest.mark.slow
-def test_a_script_of_ones_own_under_torchrun_is_one_run_that_another_number_goes_on_with(
-    tiny_config: Make, tiny_data: TrainData, tmp_path: Path
+def test_a_mistake_in_a_process_is_told_as_it_is(
+    tiny_config: Make, tiny_data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """fsdp from the start; then the last checkpoint is lost and one process goes on from the one before."""
-    config = tiny_config(parallel="fsdp", micro_batch_size=None)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    job = launch.write_job(tmp_path / "job.json", config, tiny_data, tmp_path / "two")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", str(tmp_path / "script.py"), str(job),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=str(Path(__file__).parents[2]))
-    assert done.returncode == 0, done.stderr
-    one = train(tiny_config(micro_batch_size=None), tiny_data, tmp_path / "one", progress=False)
-    assert done.stdout.count(f"parameters {one.parameters}") == 2
-    last = checkpoint.complete(tmp_path / "two" / "checkpoints")[-1]
-    (last / "manifest.json").unlink()
-    again = train(config, tiny_data, tmp_path / "two", progress=False)
-    assert again.resumed_from == 9
-    assert again.losses == pytest.approx(one.losses, abs=2e-6)
-    assert norms(again) == pytest.approx(norms(one), rel=1e-4)
-    assert sequences(again) == sequences(one)
-
-
-@pytest.mark.slow
-def test_a_mistake_in_a_process_is_told_as_it_is(tiny_config: Make, tiny_data: TrainData, tmp_path: Path) -> None:
+    """The process itself, without torchrun, which adds nothing to it."""
     data = dataclasses.replace(tiny_data, vocab_size=20, validation={}, tokenizer_file=None)
-    with pytest.raises(ConfigError, match=r"domain \w+, row \d+: token id \d+, allowed below vocab_size = 20"):
-        train(tiny_config(processes=2), data, tmp_path / "o", progress=False)
+    job = launch.write_job(tmp_path / "job.json", tiny_config(processes=2), data, tmp_path / "o")
+    (tmp_path / "log.txt").write_text("what torchrun says\n")
+    monkeypatch.setenv("RANK", "0")
+    assert worker.main(str(job)) == 1
+    told = launch._what_happened(tmp_path, tmp_path / "o", 1)
+    assert isinstance(told, ConfigError)
+    assert re.match(r"domain \w+, row \d+: token id \d+, allowed below vocab_size = 20", str(told))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "loader.md").read_text()
 
 
 def test_the_example_runs_and_says_what_happens(tiny_data: TrainData) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
     names: dict[str, Any] = {"files": tiny_data.train, "digest": "f00d"}
     exec(code, names)  # noqa: S102 - our own page
     loader = names["loader"]

@@ -289,7 +289,7 @@ def test_thousands_of_entries_cost_no_more_than_their_number(monkeypatch: pytest
         (lambda s: s["entries"][0].update(base=[3, 4]), "10 sequences come before it"),
         (lambda s: s["entries"][1].update(quotas=[1, 1, 1]), "not all of its vectors"),
         (lambda s: s["entries"][1].pop("base"), "damaged or saved by another version"),
-        (lambda s: s["entries"][1].update(limits=[5, 5]), "does not follow"),
+        (lambda s: s["entries"][1].update(limits=[5, 5]), "on_exhausted repeat with limits"),
         (lambda s: s.pop("datasets"), "damaged or saved by another version"),
         (lambda s: s.update(entries=[]), "damaged or saved by another version"),
     ],

@@ -140,7 +140,7 @@ TOGETHER = {"reference_model": {"reference_model": "/m", "policy": PolicyConfig(
 RUNNING = {
     "device": "cuda", "threads": 2, "tensorboard": False, "keep_checkpoints": 5, "processes": 2, "parallel": "fsdp",
     "rank_timeout": 9.0, "compile": True, "activation_checkpointing": True, "loss_chunk": 64, "prefetch": 0,
-    "async_checkpoints": True, "peak_tflops": 1.0,
+    "async_checkpoints": True, "peak_tflops": 1.0, "cache_gb": 1.0,
 }  # fmt: skip
 
 

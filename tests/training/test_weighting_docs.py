@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 
+from penstock import kernels
 from penstock.training.weighting import Accumulation, Strategy, WeightingConfig
 from penstock.training.weighting_range import RangeKind
 
@@ -22,6 +23,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 @pytest.mark.parametrize("code", BLOCKS, ids=["whole", "micro-batches"])
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if (folder := kernels.cache_folder()) is not None:
+        env["NUMBA_CACHE_DIR"] = str(Path(folder).parent)  # another home would compile everything again
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

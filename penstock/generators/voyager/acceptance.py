@@ -94,6 +94,7 @@ class Acceptance:
         limit: anchors that pruning leaves.
         anchors: accepted items, in order of acceptance.
         total: items accepted.
+        known: what was there before (``known``): anchors as well, which pruning leaves alone.
     """
 
     seen: Seen
@@ -102,6 +103,7 @@ class Acceptance:
     prune: Prune
     anchors: list[Decision]
     total: int = 0
+    known: Sequence[Decision] = ()
 
     @property
     def full(self) -> bool:
@@ -114,14 +116,14 @@ class Acceptance:
             kernel, threshold: both None where every item passes.
         """
         fresh = [one for one in batch if one.known is not None]
-        gains = _Gains(kernel, self.anchors, fresh) if kernel is not None and fresh else None
+        gains = _Gains(kernel, [*self.known, *self.anchors], fresh) if kernel is not None and fresh else None
         return [self._decided(one, gains, threshold) for one in batch]
 
     def _decided(self, candidate: Candidate, gains: _Gains | None, threshold: float | None) -> Decision:
         decision, known = candidate
         if known is None:
             return decision
-        ids = [one.item_id for one in self.anchors]
+        ids = [one.item_id for one in (*self.known, *self.anchors)]
         decision = replace(decision, threshold=threshold, anchors=fingerprint(ids))
         copy = self.seen.find(known)
         if copy is not None:

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock.checked import sealed, unsealed
 from penstock.dataset import hash_json
 from penstock.errors import DatasetError
 from penstock.generators.voyager.records import Decision, ExplorerFacts, RoundRecord
 from penstock.storage import Folder
 
 START = "start.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class Checkpoint:
     identity: Mapping[str, Any]
 
     def save(self, saved: Saved) -> None:
-        text = json.dumps(saved.to_json(), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(sealed(saved.to_json()), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
         self.folder.write_bytes(_name(saved.record.round), text.encode("ascii"))
 
     def load(self, sampled: bool) -> list[Saved]:
@@ -99,7 +100,7 @@ class Checkpoint:
                 )
             number = -1 if sampled else 0
             while self.folder.exists(_name(number)):
-                out.append(Saved.from_json(self.folder.read_json(_name(number))))
+                out.append(Saved.from_json(unsealed(self.folder.read_json(_name(number)))))
                 number += 1
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(

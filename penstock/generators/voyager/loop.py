@@ -43,6 +43,7 @@ from penstock.generators.voyager import acceptance
 from penstock.generators.voyager.acceptance import ALIKE, Acceptance, Candidate, screened
 from penstock.generators.voyager.checkpoint import Checkpoint, Saved
 from penstock.generators.voyager.kernel import Embeddings, RunKernel, words
+from penstock.generators.voyager.known import Known, as_decisions, fingerprint_of, independent
 from penstock.generators.voyager.near import Seen, prints_of
 from penstock.generators.voyager.records import (
     Decision,
@@ -73,6 +74,7 @@ async def explore(
     checkpoint: Folder | None = None,
     meter: Callable[[], Spending] | None = None,
     characters: int = 1024,
+    known: Sequence[Known] = (),
 ) -> Voyage:
     """Search until ``settings.count`` items are accepted, or say why not.
 
@@ -85,6 +87,7 @@ async def explore(
         checkpoint: folder of this voyage alone; a killed one goes on from its last whole round.
         meter: tells what was asked of a model so far, for the records.
         characters: so many of a text's beginning are embedded.
+        known: texts of a corpus that items have to be new beside.
 
     Raises:
         ConfigError: no root, two explorers of one id, or characters is below 1.
@@ -97,7 +100,7 @@ async def explore(
     embedder.setup()
     for gate in gates:
         gate.setup()
-    loop = _Loop(roots, settings, embeddings, gates, seed, on_round, checkpoint, meter)
+    loop = _Loop(roots, settings, embeddings, gates, seed, on_round, checkpoint, meter, known)
     return await loop.run()
 
 
@@ -135,13 +138,17 @@ class _Loop:
         on_round: Callable[[RoundRecord], None] | None,
         checkpoint: Folder | None,
         meter: Callable[[], Spending] | None,
+        known: Sequence[Known],
     ) -> None:
-        self.roots, self.settings, self.gates, self.seed = roots, settings, gates, seed
+        self.roots, self.settings, self.gates, self.seed, self.known = roots, settings, gates, seed, known
         self.on_round, self.meter = on_round, meter
         self.embeddings, self.embedder = embeddings, embeddings.identity
         self.acceptance = Acceptance(
             seen=Seen(settings.near), count=settings.count, limit=settings.anchors, prune=settings.prune, anchors=[]
         )
+        beside = as_decisions(known)
+        for one, found in zip(beside, prints_of([one.item for one in beside]), strict=True):
+            self.acceptance.seen.add(one.item_id, found)
         self.living = [Living(root, place) for place, root in enumerate(roots)]
         self.decisions: list[Decision] = []
         self.records: list[RoundRecord] = []
@@ -161,6 +168,7 @@ class _Loop:
             "explorers": [root.identity for root in self.roots],
             "gates": [gate.name for gate in self.gates],
             "seed": self.seed,
+            **({"known": fingerprint_of(self.known)} if self.known else {}),
         }
 
     async def run(self) -> Voyage:
@@ -229,10 +237,17 @@ class _Loop:
         if not different:
             return
         vectors = [one.decision.vector for one in different if one.decision.vector is not None]
-        self.kernel = RunKernel.fitted(vectors, self.embedder, self.seed)
+        self._measure_by(RunKernel.fitted(vectors, self.embedder, self.seed))
+        assert self.kernel is not None
         matrix = self.kernel.over(vectors, [words(one.decision.item.text) for one in different])
         draw = stream(self.seed, "threshold")
         self.threshold = first_threshold(matrix, self.settings.anchors, self.settings.threshold, draw)
+
+    def _measure_by(self, kernel: RunKernel) -> None:
+        """Take the kernel of the voyage, and of the known texts as anchors those that are independent by it."""
+        self.kernel = kernel
+        if self.known:
+            self.acceptance.known = independent(kernel, as_decisions(self.known))
 
     async def _round(self, round: int) -> _Stop | None:
         batches = await self._propose([(one, self.settings.batch) for one in self.living], lambda _: round)
@@ -401,7 +416,7 @@ class _Loop:
             return
         last = rounds[-1]
         if last.kernel is not None:
-            self.kernel = RunKernel(**last.kernel, embedder=self.embedder)
+            self._measure_by(RunKernel(**last.kernel, embedder=self.embedder))
         self.threshold = last.threshold
         for one in self.decisions:
             if one.vector is not None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from penstock import __version__, schema
 from penstock import work as rowwork
 from penstock.embedding.base import embedding_array
+from penstock.generators.voyager.known import PREFIX
 from penstock.generators.voyager.records import Decision, Voyage
 from penstock.sources.base import documents_batch
 
@@ -61,6 +62,11 @@ _DIGITS = 6  # of gains and scores: their last bits may differ from machine to m
 def row_id(name: str, one: Decision) -> str:
     """``problem_id`` or ``doc_id`` of an item."""
     return f"{name}#{one.item_id}"
+
+
+def _id_of(name: str, item_id: str) -> str:
+    """The id of an item's row, or of a known text's document."""
+    return item_id.removeprefix(PREFIX) if item_id.startswith(PREFIX) else f"{name}#{item_id}"
 
 
 def provenance(voyage: Voyage, one: Decision, strategy: str) -> str:
@@ -145,7 +151,7 @@ def dropped(voyage: Voyage, name: str, strategy: str, keep: str) -> pa.Table:
     near = [one.nearest for one in found]
     more = [
         pa.array([one.stage for one in found], pa.string()),
-        pa.array([None if other is None else f"{name}#{other}" for other in near], pa.string()),
+        pa.array([None if other is None else _id_of(name, other) for other in near], pa.string()),
         pa.array([_rounded(one.gain) for one in found], pa.float64()),
         pa.array([_rounded(one.threshold) for one in found], pa.float64()),
         pa.array([provenance(voyage, one, strategy) for one in found], pa.string()),

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.checked import sealed, unsealed
 from penstock.errors import ConfigError, TrainingError
 from penstock.seeding import derive, stream
 from penstock.selectors import artifact
@@ -170,7 +171,7 @@ def train(reader: Reader, rows: pa.Table, config: WarmupConfig, *, seed: int, fo
         path, digest = artifact.save(folder, f"less-epoch-{epoch + 1}", arrays, facts)
         done.append(Stored(path, digest, float(rates[epoch])))
         # written last: an epoch counts once this file is there
-        home.write_json(f"epoch-{epoch + 1}.json", {"digest": digest, "rate": float(rates[epoch])})
+        home.write_json(f"epoch-{epoch + 1}.json", sealed({"digest": digest, "rate": float(rates[epoch])}))
     return done
 
 
@@ -179,8 +180,8 @@ def _done(folder: str, epochs: int) -> list[Stored]:
     home, found = Folder(folder), []
     for epoch in range(1, epochs + 1):
         try:
-            said = home.read_json(f"epoch-{epoch}.json")
-        except FileNotFoundError:
+            said = unsealed(home.read_json(f"epoch-{epoch}.json"))
+        except (FileNotFoundError, ValueError):  # a damaged one is trained again
             break
         path = f"{folder.rstrip('/')}/less-epoch-{epoch}-{said['digest'][:12]}.json"
         found.append(Stored(path, said["digest"], said["rate"]))

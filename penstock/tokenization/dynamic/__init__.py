@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from penstock._lazy import exports
 
-_PACKAGE = "penstock.tokenization.dynamic"
-
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "BaseVocabulary": f"{_PACKAGE}.vocabulary",
-        "CalibrationTable": f"{_PACKAGE}.calibration",
-        "CompositionRows": f"{_PACKAGE}.embeddings",
-        "DynamicBatch": f"{_PACKAGE}.batch",
-        "DynamicModel": f"{_PACKAGE}.wrappers",
-        "DynamicTokenizer": f"{_PACKAGE}.batch",
-        "DynamicTokens": f"{_PACKAGE}.row_work",
-        "HypernetConfig": f"{_PACKAGE}.hypernet_training",
-        "HypernetRows": f"{_PACKAGE}.hypernet",
-        "LargeVocabulary": f"{_PACKAGE}.generation",
-        "OutputIndex": f"{_PACKAGE}.output_index",
-        "RowCache": f"{_PACKAGE}.cache",
-        "Sampling": f"{_PACKAGE}.generation",
-        "calibrate": f"{_PACKAGE}.calibration",
-        "keyed_batches": f"{_PACKAGE}.row_work",
-        "train_hypernet": f"{_PACKAGE}.hypernet_training",
+        "BaseVocabulary": "penstock.tokenization.dynamic.vocabulary",
+        "CalibrationTable": "penstock.tokenization.dynamic.calibration",
+        "CompositionRows": "penstock.tokenization.dynamic.embeddings",
+        "DynamicBatch": "penstock.tokenization.dynamic.batch",
+        "DynamicModel": "penstock.tokenization.dynamic.wrappers",
+        "DynamicTokenizer": "penstock.tokenization.dynamic.batch",
+        "DynamicTokens": "penstock.tokenization.dynamic.row_work",
+        "HypernetConfig": "penstock.tokenization.dynamic.hypernet_training",
+        "HypernetRows": "penstock.tokenization.dynamic.hypernet",
+        "LargeVocabulary": "penstock.tokenization.dynamic.generation",
+        "OutputIndex": "penstock.tokenization.dynamic.output_index",
+        "RowCache": "penstock.tokenization.dynamic.cache",
+        "Sampling": "penstock.tokenization.dynamic.generation",
+        "calibrate": "penstock.tokenization.dynamic.calibration",
+        "keyed_batches": "penstock.tokenization.dynamic.row_work",
+        "train_hypernet": "penstock.tokenization.dynamic.hypernet_training",
     },
 )

@@ -36,6 +36,7 @@ from penstock.training.group_rl.records import Floats, Ints, Rewards
 from penstock.training.group_rl.rewards import RewardModel
 from penstock.training.group_rl.rollouts import sample_answers
 from penstock.training.group_rl.sampling import Sampler
+from penstock.training.metrics import whole_lines
 
 
 def evaluate(
@@ -129,7 +130,7 @@ class EvaluationLog:
         Raises:
             DatasetError: a line up to ``step`` is missing.
         """
-        found = [line for line in self._read() if line["step"] <= step]
+        found = [line for line in whole_lines(self.path) if line["step"] <= step]
         expected = [due for due in self.due if due <= step] if step else []
         if step and [line["step"] for line in found] != expected:
             raise DatasetError(
@@ -145,10 +146,6 @@ class EvaluationLog:
         self.lines.append(line)
         self._write()
         return line
-
-    def _read(self) -> list[dict[str, Any]]:
-        # only a line that ends with a newline is whole
-        return [json.loads(line) for line in self.path.read_bytes().split(b"\n")[:-1]] if self.path.exists() else []
 
     def _write(self) -> None:
         """All lines anew: there are few, and the file is whole at any moment."""

@@ -41,40 +41,17 @@ Prompt = Literal["own", "original"]
 _FARTHEST = 20.0
 
 #: which prompt the new and the old log-probabilities of a ratio are conditioned on
+#:
+#: own            new own / old own: the ratio of PPO.
+#: original_swap  new original / old original: 1 at a step's first update, but the answers were not sampled from what
+#:                it divides by, so the estimate is biased.
+#: original_is    new original / old own: importance sampling of the original's answers from the variant's; its mean is
+#:                right and its variance is high.
 RATIO_PROMPTS: Mapping[RatioContext, tuple[Prompt, Prompt]] = {
     "own": ("own", "own"),
     "original_swap": ("original", "original"),
     "original_is": ("original", "own"),
 }
-
-
-def ratio_terms(
-    context: RatioContext, *, new: Mapping[Prompt, torch.Tensor], old: Mapping[Prompt, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two log-probabilities that a ratio is made of, out of those after the own and after the original prompt.
-
-    own            new own / old own: the ratio of PPO.
-    original_swap  new original / old original: 1 at a step's first update, but the answers were not sampled from
-                   what it divides by, so the estimate is biased.
-    original_is    new original / old own: importance sampling of the original's answers from the variant's; its mean
-                   is right and its variance is high.
-
-    Args:
-        new: log-probabilities under the policy that learns, by prompt; those that ``RATIO_PROMPTS`` names.
-        old: the same under the policy that sampled.
-
-    Raises:
-        ConfigError: an unknown context, or one whose log-probabilities are not there.
-    """
-    if context not in RATIO_PROMPTS:
-        raise ConfigError(f"ratio_context: got {context!r}, allowed {_listed(RatioContext)}; take one")
-    of_new, of_old = RATIO_PROMPTS[context]
-    if of_new not in new or of_old not in old:
-        raise ConfigError(
-            f"ratio_context {context}: got new {sorted(new)} and old {sorted(old)}, needed new {of_new} and old "
-            f"{of_old}; compute those too"
-        )
-    return new[of_new], old[of_old]
 
 
 def policy_loss(

@@ -154,10 +154,10 @@ def test_a_proxy_that_diverges_and_a_budget_out_of_reach_are_flagged_points(sett
     assert found.flag.startswith("infeasible: quadmix target_tokens: got ")
 
 
-def test_one_and_three_workers_find_the_same(setting, tmp_path):
+def test_two_workers_find_what_this_process_finds(setting, tmp_path):
     data, selected = setting
     trials, found = trials_of(9), []
-    for workers in (0, 1, 3):
+    for workers in (0, 2):
         folder = tmp_path / str(workers)
         proxy = NgramProxy.of(data, NgramConfig(), str(folder))
         with HomeEngine(workers) as engine:
@@ -166,7 +166,7 @@ def test_one_and_three_workers_find_the_same(setting, tmp_path):
             found.append([dataclasses.replace(m, seconds=0.0) for m in results])
         assert shown[0] == ("search", 0, 9)
         assert shown[-1] == ("search", 9, 9)
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     assert len({m.loss for m in found[0]}) > 5
 
 

@@ -156,8 +156,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["evolution", "climb"])
-@pytest.mark.parametrize("stop", [17, 55])
+@pytest.mark.parametrize(("method", "stop"), [("evolution", 17), ("climb", 55)])
 def test_an_interrupted_search_measures_the_rest_and_gives_the_same(
     space: ThetaSpace, pool: Pool, method: Any, stop: int
 ) -> None:

@@ -103,7 +103,7 @@ def test_on_the_planted_truth_evolution_is_no_worse_than_the_mean_of_ten_and_bot
     space = make_space(26)
     settings = SearchSettings(draws=20_000)
     found = {"measured": [], "random": [], "evolution": []}
-    for seed in range(4):
+    for seed in range(2):
         truth = objective(space, seed)
         points = space.draw(300, seed=seed, name="points")
         losses = truth(points)
