@@ -42,7 +42,7 @@ bench: install $(PEERS)
 	touch $@
 
 faults: install
-	$(BIN)/python -m pytest tests/faults -s --faults=20
+	$(BIN)/python -m pytest tests/faults tests/refreshing/test_rounds.py -s --faults=20
 
 # A model server in its own environment: it needs another fastapi than Prefect does.
 vllm: .venv-vllm/.installed
