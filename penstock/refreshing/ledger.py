@@ -71,7 +71,7 @@ class Round:
         losses: none in the first round.
         reason: of the verdict.
         digests: of the steps that others may ask for, by name.
-        pushed: where an accepted dataset is sent; ``sent`` says whether it was.
+        push_to: where an accepted dataset is sent; ``sent`` says whether it was.
     """
 
     number: int

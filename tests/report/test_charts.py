@@ -212,7 +212,7 @@ def test_many_domains_are_drawn_as_the_largest_and_the_rest():
 def test_altair_is_imported_by_the_charts_alone():
     folder = Path(penstock.report.__file__).parent
     users = sorted(p.name for p in folder.rglob("*.py") if re.search(r"altair|vl_convert", p.read_text("utf-8")))
-    kinds = ("generation", "policy", "selection", "training")
+    kinds = ("generation", "policy", "refresh", "selection", "training")
     # tokenizers.py is a page of its own, which no run's report loads
     assert users == ["charts.py", *(f"charts_{of}.py" for of in kinds), "tokenizers.py"]
     code = (

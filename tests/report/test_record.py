@@ -24,7 +24,10 @@ def test_a_bare_record_survives_json(bare):
 
 
 def test_every_field_of_every_class_is_in_the_full_record(record):
-    """The fixture leaves no optional part at its default, so the round trip above covers all of them."""
+    """The fixture leaves no optional part at its default, so the round trip above covers all of them.
+
+    Rounds of a refresh are kept by their ledger, and have a round trip there.
+    """
     seen: dict[type, set[str]] = {}
 
     def visit(value):
@@ -40,6 +43,7 @@ def test_every_field_of_every_class_is_in_the_full_record(record):
             [visit(v) for v in value]
 
     visit(record)
+    seen = {cls: names for cls, names in seen.items() if cls.__module__ != "penstock.refreshing.ledger"}
     missing = {cls.__name__: {f.name for f in dataclasses.fields(cls)} - names for cls, names in seen.items()}
     assert {name: gap for name, gap in missing.items() if gap} == {}
     assert seen.keys() == {c for c in vars(report_record).values() if dataclasses.is_dataclass(c)}
