@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from penstock.dataset import hash_json
 from penstock.errors import InputError, MissingExtraError, StorageError
 from penstock.step import library_versions
+from penstock.torch_threads import torch_threads
 
 DIMENSIONS = 256
 SETTINGS: dict[str, Any] = {
@@ -125,26 +126,20 @@ def _make(final: Path, note: Callable[[str], None]) -> None:
 
 def distil(folder: Path) -> Table:
     """Distil a sentence transformer; float16 (tokens, 256). One thread, so that equal inputs give equal tables."""
-    import torch
     from model2vec.distill import distill
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1), _quiet():
-            model = distill(
-                str(folder),
-                device="cpu",
-                pca_dims=SETTINGS["dimensions"],
-                sif_coefficient=SETTINGS["sif_coefficient"],
-                token_remove_pattern=SETTINGS["token_remove_pattern"],
-                pooling=SETTINGS["pooling"],
-                quantize_to="float16",
-                trust_remote_code=False,
-            )
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1), threadpool_limits(limits=1), _quiet():
+        model = distill(
+            str(folder),
+            device="cpu",
+            pca_dims=SETTINGS["dimensions"],
+            sif_coefficient=SETTINGS["sif_coefficient"],
+            token_remove_pattern=SETTINGS["token_remove_pattern"],
+            pooling=SETTINGS["pooling"],
+            quantize_to="float16",
+            trust_remote_code=False,
+        )
     return np.asarray(model.embedding), str(model.tokenizer.to_str()).encode()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from penstock.pipelines.sequences import files_by_domain
 from penstock.refreshing.taken import local_artifacts
 from penstock.sources.made import COLUMNS
 from penstock.step import Built, Context, Step
+from penstock.torch_threads import torch_threads
 from penstock.training.config import TrainConfig
 from penstock.training.step import TrainStep, local_folder
 
@@ -109,7 +108,7 @@ class Comparison(Step):
         new, new_model, old, old_model = (context.parents[name] for name in self.parents)
         local = local_folder(context)
         tables, found = [], {}
-        with _threads(self.train.threads):
+        with torch_threads(self.train.threads):
             measured = [
                 self._losses(context, model, (new, old), local / name)
                 for name, model in (("before", old_model), ("after", new_model))
@@ -191,17 +190,3 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return round(value, _DIGITS) if math.isfinite(value) else str(value)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """PyTorch's threads on CPU while models are compared, as while they are trained."""
-    import torch
-
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

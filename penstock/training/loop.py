@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import DatasetError, TrainingError
+from penstock.torch_threads import torch_threads
 from penstock.training import checkpoint, launch, snapshot
 from penstock.training.checkpoint import CheckpointWriter
 from penstock.training.config import ModelConfig, TrainConfig, TrainData, TrainResult
@@ -429,11 +430,5 @@ def _global_state_of_torch(threads: int | None, device: torch.device) -> Iterato
     """Set PyTorch's thread count, and give it and the random generators back as they were."""
     import torch
 
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(threads), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from penstock.cli import main
 from penstock.dataset import Dataset
 from penstock.errors import ConfigError, DatasetError, InputError, OtherRecipeError
 from penstock.scoring import run as scoring_run
@@ -314,23 +312,6 @@ def test_scores_made_otherwise_are_refused_by_a_calibration(sets, model, tmp_pat
 
 
 # ── the command line ─────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def penstock(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["penstock", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 def test_the_verbs_print_what_they_found(penstock, corpus, model, tmp_path, sets):

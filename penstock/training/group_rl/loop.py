@@ -36,7 +36,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ import numpy as np
 
 from penstock.errors import ConfigError, TrainingError
 from penstock.storage import storage_errors
+from penstock.torch_threads import torch_threads
 from penstock.training import checkpoint, snapshot
 from penstock.training.checkpoint import CheckpointWriter
 from penstock.training.distributed import Ranks, device_of
@@ -143,7 +144,7 @@ class _Run:
 
         self.config, self.folder = config, folder
         self.device = device_of(config.device, _ALONE)
-        stack.enter_context(_threads(config.threads))
+        stack.enter_context(torch_threads(config.threads))
         self.model, self.tokenizer = load_causal_lm(model, str(self.device))
         self.model.requires_grad_(True)
         limit = context_limit(self.model)
@@ -457,17 +458,3 @@ def _adamw(model: Any, config: GroupRLConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=_ADAM_EPSILON, fused=True
     )
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Set PyTorch's thread count, and give it back as it was."""
-    import torch
-
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
