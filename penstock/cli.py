@@ -110,7 +110,7 @@ def _go(
     job_file: Path | None = None,
 ) -> None:
     with ExitStack() as stack:
-        from penstock.pipelines.engines import beam_engine, describes_a_job
+        from penstock.pipelines.engines import beam_engine, describes_a_job, split_bytes
 
         beam = beam_engine(runner, runner_options, shared_disk=shared_disk)
         of_job = describes_a_job(runner, dry_run=dry_run, job_file=job_file)
@@ -132,7 +132,7 @@ def _go(
             only = models_of(loaded, objective)
         if only == ["dataset-1"]:
             only = datasets_of(loaded)
-        split_bytes = int(split_mb * (1 << 20))
+        size = split_bytes(split_mb)
         root = root_of(loaded, out)
         if beam is not None and of_job:
             from penstock.pipelines.dataflow import dry_run as describe
@@ -142,8 +142,8 @@ def _go(
         if beam is not None:
             beam.check(loaded, root, offline=dry_run)
         if dry_run:
-            checks = check(loaded, out=out, split_bytes=split_bytes, only=only, since=since)
-            print_checks(loaded, root, checks, split_bytes)
+            checks = check(loaded, out=out, split_bytes=size, only=only, since=since)
+            print_checks(loaded, root, checks, size)
             return
         with resumable() as terminal:
             result = run(
@@ -152,7 +152,7 @@ def _go(
                 workers=workers,
                 engine=engine,
                 reporter=terminal,
-                split_bytes=split_bytes,
+                split_bytes=size,
                 only=only,
                 since=since,
                 flow=flow,
@@ -363,12 +363,13 @@ def select(
     """
     from penstock.flows.choosing import select as choose
     from penstock.flows.choosing import select_steps
+    from penstock.pipelines.engines import split_bytes
     from penstock.selection import check, print_planned, print_selected
     from penstock.terminal import resumable
 
     given = (fraction, count, tokens, model, set_, tokenizer, overlap)
     if dry_run:
-        print_planned(check(select_steps(pool, target, by, *given)[0], out, int(split_mb * (1 << 20))), out)
+        print_planned(check(select_steps(pool, target, by, *given)[0], out, split_bytes(split_mb)), out)
         return
     with resumable() as terminal:
         result = choose(pool, target, out, by, *given, workers=workers, split_mb=split_mb, reporter=terminal)

@@ -47,24 +47,25 @@ def refresh(
     New data, chosen by what the accepted model saw; its training goes on; the new model is compared with it on held-out
     sequences and takes its place or not. A stopped round goes on when the command is given again.
     """
+    from penstock.pipelines.engines import split_bytes
     from penstock.recipe import Recipe
     from penstock.refreshing.loop import check
     from penstock.refreshing.loop import refresh as make
     from penstock.terminal import plain, print_checks, resumable, say
 
     loaded = Recipe.load(recipe, set_)
-    split_bytes = int(split_mb * (1 << 20))
+    size = split_bytes(split_mb)
     if dry_run:
         from rich.console import Console
 
-        due, _, folder, checks = check(loaded, out=out, split_bytes=split_bytes)
+        due, _, folder, checks = check(loaded, out=out, split_bytes=size)
         console = Console()
         say(console, plain(f"round {due.number}: {due.why}" if due.due else due.why, 2000))
         if due.due:
-            print_checks(loaded, folder, checks, split_bytes, console)
+            print_checks(loaded, folder, checks, size, console)
         return
     with resumable() as terminal:
-        done = make(loaded, out=out, workers=workers, reporter=terminal, split_bytes=split_bytes)
+        done = make(loaded, out=out, workers=workers, reporter=terminal, split_bytes=size)
     if done.made is not None:
         _print(done.ledger)
     if done.report is not None:

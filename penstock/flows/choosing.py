@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError
+from penstock.pipelines.engines import split_bytes
 
 if TYPE_CHECKING:
     from penstock.scoring.run import Done
@@ -84,7 +85,7 @@ def select(
     steps, max_dropped = select_steps(
         pool, target, by, fraction, count, tokens, model, overrides, tokenizer, overlap
     )  # fmt: skip
-    size = int(split_mb * (1 << 20))
+    size = split_bytes(split_mb)
     return choose(steps, out, workers=workers, reporter=reporter, split_bytes=size, max_dropped=max_dropped)
 
 

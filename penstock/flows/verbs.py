@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import ConfigError, PenstockError
-from penstock.pipelines.engines import beam_engine
+from penstock.errors import PenstockError
+from penstock.pipelines.engines import beam_engine, split_bytes
 from penstock.step import Reporter, Silent, Step, StepResult
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def refresh(
     from penstock.refreshing.loop import refresh as make
 
     loaded = _recipe(recipe, overrides)
-    done = make(loaded, out=out, workers=workers, reporter=reporter, split_bytes=_bytes(split_mb), flow=flow)
+    done = make(loaded, out=out, workers=workers, reporter=reporter, split_bytes=split_bytes(split_mb), flow=flow)
     return Outcome(done.root.url, done.steps, done.report)
 
 
@@ -159,7 +159,7 @@ def _refresh_steps(
     from penstock.refreshing.plan import round_steps
     from penstock.run import root_of
 
-    _bytes(split_mb)
+    split_bytes(split_mb)
     loaded = _recipe(recipe, overrides)
     return round_steps(loaded, 2, root_of(loaded, out) / "round-0001")  # a later round's: the first has fewer
 
@@ -211,18 +211,12 @@ def _of_recipe(
         workers=workers,
         engine=engine,
         reporter=reporter,
-        split_bytes=_bytes(split_mb),
+        split_bytes=split_bytes(split_mb),
         only=only,
         since=since,
         flow=flow,
     )
     return Outcome(done.root.url, done.steps, done.report)
-
-
-def _bytes(split_mb: float) -> int:
-    if not split_mb > 0:
-        raise ConfigError(f"split_mb: got {split_mb}, allowed above 0; 32 is the default")
-    return max(int(split_mb * (1 << 20)), 1)
 
 
 def _recipe_steps(
@@ -237,7 +231,7 @@ def _recipe_steps(
 ) -> list[Step]:
     from penstock.pipelines.plan import needed, plan
 
-    _bytes(split_mb)
+    split_bytes(split_mb)
     beam_engine(runner, runner_options, shared_disk=shared_disk)
     loaded = _recipe(recipe, overrides)
     steps = plan(loaded)

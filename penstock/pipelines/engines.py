@@ -1,4 +1,4 @@
-"""The engine that a command or a deployment names. Nothing heavy is imported where it names none."""
+"""The engine and the splits that a command or a deployment names. Nothing heavy is imported where it names none."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def beam_engine(runner: str | None, options: Sequence[str], *, shared_disk: bool
     from penstock.pipelines.beam import BeamEngine
 
     return BeamEngine(runner, tuple(options), shared_disk)
+
+
+def split_bytes(split_mb: float) -> int:
+    """Input bytes of a split from megabytes; ConfigError unless they are above 0."""
+    if not split_mb > 0:
+        raise ConfigError(f"split_mb: got {split_mb}, allowed above 0; 32 is the default")
+    return max(int(split_mb * (1 << 20)), 1)
 
 
 def describes_a_job(runner: str | None, *, dry_run: bool, job_file: Path | None) -> bool:

@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from penstock.report import text
 from penstock.report.record import Amount, Distribution, DomainPoint, RunRecord, Stage, StepRecord, TrainingRecord
+from penstock.report.templates import environment
 from penstock.storage import Folder
 
 MAX_DOMAIN_ROWS = 60
@@ -335,16 +336,8 @@ def _top_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    files = resources.files("penstock.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        finalize=_finalise,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    made = environment(resources.files("penstock.report"), _finalise)
+    made.filters |= {
         "amount": text.amount,
         "count": text.count,
         "duration": text.duration,
@@ -359,5 +352,5 @@ def _environment() -> jinja2.Environment:
         "size": text.size,
         "top_reasons": _top_reasons,
     }
-    environment.globals |= {"percent": text.percent, "quantile": quantile}
-    return environment
+    made.globals |= {"percent": text.percent, "quantile": quantile}
+    return made

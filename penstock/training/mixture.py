@@ -458,9 +458,9 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(quotas: Sequence[int], domains: Sequence[str]) -> tuple[int, ...]:
-    whole = tuple(int(q) for q in quotas)
-    if len(whole) != len(domains) or whole != tuple(quotas) or min(whole, default=-1) < 0:
+    counts = tuple(int(q) for q in quotas)
+    if len(counts) != len(domains) or counts != tuple(quotas) or min(counts, default=-1) < 0:
         raise ConfigError(f"quotas: got {list(quotas)}, allowed {len(domains)} whole numbers >= 0, one per domain")
-    if not 1 <= sum(whole) <= MAX_BLOCK:
-        raise ConfigError(f"quotas: they sum to {sum(whole)}, allowed 1 to {MAX_BLOCK}; use a smaller block")
-    return whole
+    if not 1 <= sum(counts) <= MAX_BLOCK:
+        raise ConfigError(f"quotas: they sum to {sum(counts)}, allowed 1 to {MAX_BLOCK}; use a smaller block")
+    return counts

@@ -20,6 +20,7 @@ import jinja2
 
 from penstock.errors import ConfigError
 from penstock.report import text
+from penstock.report.templates import environment
 from penstock.terminal import count
 from penstock.tracing import MEMBERS, Trace, trace
 from penstock.tracing_print import runs, seen, together, told, value
@@ -202,16 +203,8 @@ def _whole(name: str, at: Mapping[str, str], default: int) -> int:
 
 
 def _environment(everywhere: Mapping[str, Any]) -> jinja2.Environment:
-    files = resources.files("penstock.view") / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        finalize=_finalise,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    made = environment(resources.files("penstock.view") / "templates", _finalise)
+    made.filters |= {
         "count": text.count,
         "counted": count,
         "line": lambda value: text.one_line(str(value), 400),
@@ -219,8 +212,8 @@ def _environment(everywhere: Mapping[str, Any]) -> jinja2.Environment:
         "short": lambda digest: digest[:8],
         "whole": lambda value: _Whole(str(value)),
     }
-    environment.globals |= {**everywhere, "address": _address, "percent": text.percent}
-    return environment
+    made.globals |= {**everywhere, "address": _address, "percent": text.percent}
+    return made
 
 
 class _Whole(str):

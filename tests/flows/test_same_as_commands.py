@@ -93,3 +93,11 @@ def test_mistakes_are_told_by_the_name_of_the_argument(texts, tmp_path):
     with pytest.raises(ConfigError, match=r"less\.rank=2: sets how gradient features are made"):
         score(texts[0], "x", str(tmp_path / "a"), overrides=["less.rank=2"])
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("split_mb", [0, -1, float("nan")])
+def test_a_split_of_nothing_is_refused(split_mb, tmp_path):
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text('{"text": "the gate lets water in"}\n')
+    with pytest.raises(ConfigError, match=rf"^split_mb: got {split_mb}, allowed above 0; 32 is the default$"):
+        select(str(pool), [str(pool)], str(tmp_path / "out"), count=1, split_mb=split_mb)
